@@ -1,0 +1,3 @@
+//! AlexNet (skeleton).
+mod error;
+pub use error::{Error, Result};
