@@ -1,3 +1,3 @@
 //! The integration suite, one module a subject.
 
-mod data;
+mod testdata;
