@@ -1,1 +1,7 @@
-fn main() {}
+//! The `alexnet` command line.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

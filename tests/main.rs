@@ -1,3 +1,11 @@
 //! The integration suite, one module a subject.
 
+mod cases;
+mod golden;
+mod images;
+mod input;
+mod kernels;
+mod model;
+mod net;
 mod testdata;
+mod weights;

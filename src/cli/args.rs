@@ -1,0 +1,137 @@
+//! Arguments that several commands share.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use alexnet::image::{DecodeOptions, Decoder, Exif};
+use alexnet::net::{VARIANTS, Variant};
+use alexnet::weights::Checkpoint;
+use alexnet::{Device, Model, Options, Precision, Result, demo_checkpoint, open_checkpoint};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, ValueEnum};
+
+use super::note;
+
+/// Which network, from which file.
+#[derive(Args)]
+pub struct ModelArgs {
+    /// Variant; the checkpoint's metadata or its tensors tell where it is left out.
+    #[arg(short, long, value_name = "VARIANT", value_parser = variant_parser())]
+    pub model: Option<&'static Variant>,
+    /// Weights: a .safetensors or .pth file, IMAGENET1K_V1 (torchvision's, from PyTorch's cache) or seed:N.
+    #[arg(long, alias = "weights", value_name = "FILE")]
+    pub checkpoint: Option<String>,
+    /// Side of the square input, for torchvision [default: the variant's own].
+    #[arg(long, value_name = "N")]
+    pub input_size: Option<usize>,
+}
+
+/// Where and how to run it.
+#[derive(Args)]
+pub struct DeviceArgs {
+    /// auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto")]
+    pub device: Device,
+    /// What to compute in.
+    #[arg(long, value_name = "TYPE", default_value = "float32", value_parser = precision_parser())]
+    pub precision: Precision,
+    /// Threads for decoding and for computing [default: all].
+    #[arg(short = 'j', long, value_name = "N")]
+    pub workers: Option<NonZeroUsize>,
+}
+
+/// How pictures are decoded.
+#[derive(Args)]
+pub struct DecodeArgs {
+    /// EXIF orientation: ignored, as torchvision does, or applied.
+    #[arg(long, value_enum, default_value = "ignore")]
+    exif: ExifArg,
+    /// JPEG decoder: mozjpeg has PyTorch's pixels; fast is pure Rust, and some bytes of subsampled pictures differ.
+    #[arg(long, value_enum, default_value = "mozjpeg")]
+    decoder: DecoderArg,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ExifArg {
+    Ignore,
+    Apply,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum DecoderArg {
+    Mozjpeg,
+    Fast,
+}
+
+impl DecodeArgs {
+    pub fn options(&self) -> DecodeOptions {
+        DecodeOptions {
+            exif: match self.exif {
+                ExifArg::Ignore => Exif::Ignore,
+                ExifArg::Apply => Exif::Apply,
+            },
+            decoder: match self.decoder {
+                DecoderArg::Mozjpeg => Decoder::Mozjpeg,
+                DecoderArg::Fast => Decoder::Fast,
+            },
+        }
+    }
+}
+
+impl ModelArgs {
+    /// The checkpoint asked for, else the demo, which is said on stderr.
+    pub fn open(&self) -> Result<Checkpoint> {
+        match &self.checkpoint {
+            Some(name) => open_checkpoint(name, self.model),
+            None => {
+                note(
+                    "no --checkpoint: using the built-in demo, which names ten kinds of drawn shapes; \
+                     for ImageNet's classes say --checkpoint IMAGENET1K_V1",
+                );
+                Ok(demo_checkpoint())
+            }
+        }
+    }
+
+    /// `checkpoint` on the device, and a line about both on stderr.
+    pub fn load(&self, checkpoint: Checkpoint, device: &DeviceArgs, labels: Option<PathBuf>) -> Result<Model> {
+        let options = Options {
+            variant: self.model,
+            device: device.device,
+            precision: device.precision,
+            input_size: self.input_size,
+            threads: device.workers,
+            labels,
+        };
+        let model = Model::from_checkpoint(checkpoint, &options)?;
+        let network = model.network();
+        let (name, size, classes) = (network.variant.name, network.input_size, network.classes());
+        note(&format!("{name}, {size}x{size} input, {classes} classes, on {}", model.device()));
+        Ok(model)
+    }
+}
+
+impl DeviceArgs {
+    /// Threads for decoding.
+    pub fn threads(&self) -> usize {
+        let all = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        self.workers.unwrap_or_else(all).get()
+    }
+}
+
+pub fn variant_parser() -> impl TypedValueParser<Value = &'static Variant> {
+    PossibleValuesParser::new(VARIANTS.iter().map(|v| v.name)).try_map(|name| Variant::by_name(&name))
+}
+
+fn precision_parser() -> impl TypedValueParser<Value = Precision> {
+    const NAMES: [(&str, Precision); 4] = [
+        ("float32", Precision::Float32),
+        ("tf32", Precision::Tf32),
+        ("float16", Precision::Float16),
+        ("bfloat16", Precision::Bfloat16),
+    ];
+    PossibleValuesParser::new(NAMES.map(|(name, _)| name)).map(|text| {
+        let found = NAMES.into_iter().find(|(name, _)| *name == text);
+        found.expect("clap lets only these names through").1
+    })
+}

@@ -1,0 +1,234 @@
+//! `alexnet bench`: images per second and latency, compute alone and, given an input, end to end.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use alexnet::input::{Batch, Feed, FeedOptions, Sources};
+use alexnet::weights::seeded;
+use alexnet::{Error, Input, Model, Result, Score, open_checkpoint};
+use serde::Serialize;
+
+use super::args::{DecodeArgs, DeviceArgs, ModelArgs};
+use super::statistics::Latency;
+use super::{Outcome, note, print};
+
+/// Run before anything is counted.
+const WARM_UP: Duration = Duration::from_millis(200);
+/// Counted steps a measurement has at least, however short its duration.
+const MIN_STEPS: usize = 5;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Pictures, folders, globs or .npy packs to measure end to end as well.
+    #[arg(value_name = "INPUT")]
+    inputs: Vec<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    decode: DecodeArgs,
+    /// Batch sizes, one measurement each.
+    #[arg(short, long, value_name = "N,...", value_delimiter = ',', default_value = "1,8,32", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    batch_size: Vec<u32>,
+    /// Seconds a measurement lasts at least.
+    #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = seconds)]
+    duration: Duration,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A whole run: what was measured, and the figures.
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    model: &'static str,
+    checkpoint: String,
+    device: String,
+    precision: &'static str,
+    threads: usize,
+    input_size: usize,
+    param_count: usize,
+    /// Multiply-adds an image, in 1e9.
+    gmacs: f64,
+    duration_s: f64,
+    results: Vec<Measurement>,
+}
+
+#[derive(Serialize)]
+struct Measurement {
+    mode: Mode,
+    batch_size: usize,
+    samples_per_sec: f64,
+    /// Mean milliseconds a batch.
+    step_time_ms: f64,
+    latency_ms: Latency,
+    steps: usize,
+    images: usize,
+    /// Inputs that could not be decoded; end to end only.
+    failed: usize,
+}
+
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Mode {
+    /// Pixels in memory to classes in memory.
+    Compute,
+    /// Files to classes in memory.
+    EndToEnd,
+}
+
+pub fn run(args: &Args) -> Result<Outcome> {
+    let name = args.model.checkpoint.as_deref().unwrap_or("seed:0");
+    let model = args.model.load(open_checkpoint(name, args.model.model)?, &args.device, None)?;
+    let network = model.network();
+    let summary = network.summary(1);
+    let mut results = vec![];
+    for &batch_size in &args.batch_size {
+        let batch_size = batch_size as usize;
+        results.push(compute(&model, batch_size, args.duration)?);
+        if !args.inputs.is_empty() {
+            results.push(end_to_end(&model, batch_size, args)?);
+        }
+    }
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        model: network.variant.name,
+        checkpoint: name.into(),
+        device: model.device(),
+        precision: "float32",
+        threads: args.device.threads(),
+        input_size: network.input_size,
+        param_count: summary.total_params,
+        gmacs: summary.total_mult_adds as f64 / 1e9,
+        duration_s: args.duration.as_secs_f64(),
+        results,
+    };
+    let any_failed = report.results.iter().any(|r| r.failed > 0);
+    if args.json {
+        print(&(serde_json::to_string_pretty(&report).expect("a report has only strings and numbers") + "\n"))?;
+    } else {
+        print(&table(&report))?;
+    }
+    Ok(if any_failed { Outcome::SomeFailed } else { Outcome::Done })
+}
+
+fn compute(model: &Model, batch_size: usize, duration: Duration) -> Result<Measurement> {
+    let size = model.network().input_size;
+    let pixels: Vec<u8> = (0..batch_size).flat_map(|index| seeded::picture(0, index, size)).collect();
+    let mut session = model.session(batch_size, &[])?;
+    let mut step = || {
+        session.run(Input::Pixels(&pixels))?;
+        session.top_k(1, Score::Prob)
+    };
+    let warm_up = Instant::now();
+    while warm_up.elapsed() < WARM_UP {
+        step()?;
+    }
+    let begin = Instant::now();
+    let mut seconds = vec![];
+    while seconds.len() < MIN_STEPS || begin.elapsed() < duration {
+        let begin = Instant::now();
+        step()?;
+        seconds.push(begin.elapsed().as_secs_f64());
+    }
+    let elapsed = begin.elapsed();
+    Ok(measurement(Mode::Compute, batch_size, &seconds, elapsed, seconds.len() * batch_size, 0))
+}
+
+/// Runs over the input again and again until `duration` is over; a pass is always finished.
+fn end_to_end(model: &Model, batch_size: usize, args: &Args) -> Result<Measurement> {
+    let mut session = model.session(batch_size, &[])?;
+    let mut batch = Batch::default();
+    let (mut seconds, mut images, mut failed) = (vec![], 0, 0);
+    let mut begin = Instant::now();
+    let mut warm = false;
+    while !warm || begin.elapsed() < args.duration {
+        let options = FeedOptions {
+            decode: args.decode.options(),
+            input_size: model.network().input_size,
+            threads: args.device.threads(),
+            window: 2 * batch_size,
+        };
+        let mut feed = Feed::new(Sources::expand(&args.inputs)?, options)?;
+        loop {
+            let step = Instant::now();
+            if !feed.next_batch(batch_size, &mut batch) {
+                break;
+            }
+            session.run(Input::Pixels(&batch.pixels))?;
+            session.top_k(1, Score::Prob)?;
+            seconds.push(step.elapsed().as_secs_f64());
+            failed += batch.rows.iter().filter(|row| row.error.is_some()).count();
+            images += batch.rows.iter().filter(|row| row.error.is_none()).count();
+        }
+        if images == 0 {
+            return Err(Error::Usage("no picture of the input can be decoded; run predict to see why".into()));
+        }
+        if !warm {
+            // The first pass fills the page cache and the buffers; it does not count.
+            warm = true;
+            (seconds, images, failed) = (vec![], 0, 0);
+            begin = Instant::now();
+        }
+    }
+    let elapsed = begin.elapsed();
+    Ok(measurement(Mode::EndToEnd, batch_size, &seconds, elapsed, images, failed))
+}
+
+fn measurement(
+    mode: Mode,
+    batch_size: usize,
+    seconds: &[f64],
+    elapsed: Duration,
+    images: usize,
+    failed: usize,
+) -> Measurement {
+    let latency = Latency::of(seconds);
+    Measurement {
+        mode,
+        batch_size,
+        samples_per_sec: images as f64 / elapsed.as_secs_f64(),
+        step_time_ms: latency.mean,
+        latency_ms: latency,
+        steps: seconds.len(),
+        images,
+        failed,
+    }
+}
+
+fn table(report: &Report) -> String {
+    let mut text = format!(
+        "{:<12}{:>6}{:>12}{:>11}{:>11}{:>11}{:>11}{:>8}\n",
+        "mode", "batch", "images/s", "mean ms", "median", "p99", "max", "steps"
+    );
+    for r in &report.results {
+        let mode = match r.mode {
+            Mode::Compute => "compute",
+            Mode::EndToEnd => "end to end",
+        };
+        let l = &r.latency_ms;
+        writeln!(
+            text,
+            "{mode:<12}{:>6}{:>12.1}{:>11.3}{:>11.3}{:>11.3}{:>11.3}{:>8}",
+            r.batch_size, r.samples_per_sec, l.mean, l.median, l.p99, l.max, r.steps
+        )
+        .expect("writing to a String");
+        if l.cv > 0.025 {
+            note(&format!(
+                "{mode}, batch {}: unsteady, the deviation is {:.1} % of the mean",
+                r.batch_size,
+                l.cv * 100.0
+            ));
+        }
+    }
+    text
+}
+
+/// A positive number of seconds.
+fn seconds(text: &str) -> std::result::Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_string())?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+}

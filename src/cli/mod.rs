@@ -1,0 +1,115 @@
+//! The command line, a file a command. Data goes to stdout, everything else to stderr.
+//!
+//! Exit codes: 0 done; 2 usage; 3 done, but some inputs failed; 4 weights rejected; 5 no usable device; 6 output failed;
+//! 130 interrupted; 141 the reader of stdout went away.
+
+mod args;
+mod bench;
+mod completions;
+mod convert;
+mod init;
+mod pack;
+mod predict;
+mod progress;
+mod rows;
+mod statistics;
+mod summary;
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use alexnet::{Error, Result};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "alexnet", version, about = "AlexNet: six variants, PyTorch's numbers, fast batch inference")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Classify pictures, folders, globs, lists and packs.
+    Predict(predict::Args),
+    /// Decode, resize and crop pictures once into a NumPy file that later runs read fast.
+    Pack(pack::Args),
+    /// Print a network: layers, shapes, parameters, multiply-adds.
+    Summary(summary::Args),
+    /// Write a checkpoint of fresh weights.
+    Init(init::Args),
+    /// Rewrite any readable checkpoint as safetensors.
+    Convert(convert::Args),
+    /// Measure images per second and latency.
+    Bench(bench::Args),
+    /// Print a shell completion script.
+    Completions(completions::Args),
+}
+
+/// How a command that ran to its end ended.
+enum Outcome {
+    Done,
+    /// Some inputs have an error row.
+    SomeFailed,
+    /// Ctrl-C: finished rows are out.
+    Interrupted,
+}
+
+pub fn main() -> ExitCode {
+    // clap prints usage errors itself and exits with 2.
+    let result = match Cli::parse().command {
+        Command::Predict(args) => predict::run(&args),
+        Command::Pack(args) => pack::run(&args),
+        Command::Summary(args) => summary::run(&args),
+        Command::Init(args) => init::run(&args),
+        Command::Convert(args) => convert::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Completions(args) => completions::run(&args),
+    };
+    match result {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::SomeFailed) => ExitCode::from(3),
+        Ok(Outcome::Interrupted) => ExitCode::from(130),
+        Err(Error::Output { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(141),
+        Err(error) => {
+            note(&format!("error: {error}"));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// A line on stderr. One that cannot be written there has nowhere else to go.
+fn note(line: &str) {
+    let _ = writeln!(io::stderr(), "alexnet: {line}");
+}
+
+/// Writes all of `text` to stdout.
+fn print(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(output_error(Path::new("<stdout>")))
+}
+
+/// Maps an I/O error to an output error for `path`.
+fn output_error(path: &Path) -> impl Fn(io::Error) -> Error + '_ {
+    move |source| Error::Output { path: path.to_path_buf(), source }
+}
+
+/// True once Ctrl-C was pressed; a second one ends the process at once. Commands that stream results ask between batches.
+fn interrupted() -> bool {
+    static PRESSED: AtomicBool = AtomicBool::new(false);
+    static HANDLER: OnceLock<()> = OnceLock::new();
+    HANDLER.get_or_init(|| {
+        let handler = || {
+            if PRESSED.swap(true, Ordering::SeqCst) {
+                std::process::exit(130);
+            }
+        };
+        if let Err(error) = ctrlc::set_handler(handler) {
+            note(&format!("Ctrl-C will end the run at once, without finishing its batch: {error}"));
+        }
+    });
+    PRESSED.load(Ordering::SeqCst)
+}

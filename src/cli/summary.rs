@@ -1,0 +1,105 @@
+//! `alexnet summary`: torchinfo's table, JSON, or PyTorch's printed form.
+
+use std::fmt::Write;
+
+use alexnet::Result;
+use alexnet::net::{Network, Summary};
+use clap::ValueEnum;
+
+use super::args::ModelArgs;
+use super::{Outcome, print};
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Images in the batch that shapes and multiply-adds are given for.
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    batch_size: u32,
+    /// torchinfo's table, or what PyTorch's print(net) shows.
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+    /// The table's figures as JSON.
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Table,
+    Torch,
+}
+
+pub fn run(args: &Args) -> Result<Outcome> {
+    let network = network(&args.model)?;
+    let summary = || network.summary(args.batch_size as usize);
+    let text = match args.format {
+        _ if args.json => {
+            let json = serde_json::to_string_pretty(&summary());
+            json.expect("a summary has only strings and numbers") + "\n"
+        }
+        Format::Table => table(&summary()),
+        Format::Torch => network.torch_form()? + "\n",
+    };
+    print(&text)?;
+    Ok(Outcome::Done)
+}
+
+/// The checkpoint's network, else the variant at its published widths, else the demo's.
+fn network(args: &ModelArgs) -> Result<Network> {
+    if let (Some(variant), None) = (args.model, &args.checkpoint) {
+        return Network::with_widths(variant, &variant.widths(), args.input_size.unwrap_or(variant.input_size));
+    }
+    let checkpoint = args.open()?;
+    let variant = checkpoint.choose_variant(args.model)?;
+    checkpoint.network(variant, args.input_size.unwrap_or(variant.input_size))
+}
+
+fn table(summary: &Summary) -> String {
+    let mut text = String::new();
+    let line = |text: &mut String, fill: char| writeln!(text, "{}", fill.to_string().repeat(86)).expect(IN_MEMORY);
+    let row = |text: &mut String, cells: [&str; 4]| {
+        writeln!(text, "{:<30}{:<22}{:>14}{:>20}", cells[0], cells[1], cells[2], cells[3]).expect(IN_MEMORY);
+    };
+    line(&mut text, '=');
+    row(&mut text, ["Layer (type)", "Output Shape", "Param #", "Mult-Adds"]);
+    line(&mut text, '=');
+    for layer in &summary.layers {
+        let count = |n: usize| if n == 0 { "--".to_string() } else { thousands(n) };
+        let name = format!("{} ({})", layer.name, layer.kind);
+        let shape = format!("{:?}", layer.output_shape);
+        row(&mut text, [&name, &shape, &count(layer.params), &count(layer.mult_adds)]);
+    }
+    line(&mut text, '=');
+    let megabytes = |bytes: usize| format!("{:.2}", bytes as f64 / 1e6);
+    let total = summary.input_bytes + summary.forward_backward_bytes + summary.params_bytes;
+    for (what, value) in [
+        ("Variant", summary.variant.to_string()),
+        ("Input shape", format!("{:?}", summary.input_shape)),
+        ("Total params", thousands(summary.total_params)),
+        ("Total mult-adds", thousands(summary.total_mult_adds)),
+        ("Input size (MB)", megabytes(summary.input_bytes)),
+        ("Forward/backward pass size (MB)", megabytes(summary.forward_backward_bytes)),
+        ("Params size (MB)", megabytes(summary.params_bytes)),
+        ("Estimated total size (MB)", megabytes(total)),
+    ] {
+        writeln!(text, "{what}: {value}").expect(IN_MEMORY);
+    }
+    line(&mut text, '=');
+    text
+}
+
+const IN_MEMORY: &str = "writing to a String";
+
+/// 61100840 as 61,100,840.
+fn thousands(n: usize) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

@@ -1,0 +1,144 @@
+//! Convolution as im2col and GEMM: GEMM_M = N * P * Q output pixels, GEMM_N = K filters, GEMM_K = R * S * C.
+//!
+//! [`Filters`] and [`forward`] are the whole interface, so that a faster algorithm can take this file's place.
+
+use std::cell::RefCell;
+
+use gemm::{Parallelism, gemm};
+use rayon::prelude::*;
+
+use super::bias_relu;
+use crate::net::{Conv, Shape};
+use crate::weights::LayerWeights;
+
+/// f32 elements of a task's im2col matrix: 4 MB, past which more rows no longer pay for packing the filters.
+const MAX_COLUMN_ELEMENTS: usize = 1 << 20;
+
+thread_local! {
+    /// A thread's im2col matrix; it grows to the largest layer in the first run and stays.
+    static COLUMNS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A convolution's filters as GEMM_K x GEMM_N matrices, one a group, rows in (R, S, C / groups) order.
+pub struct Filters {
+    conv: Conv,
+    /// (groups, R * S * C / groups, K / groups).
+    matrices: Vec<f32>,
+    /// (K).
+    bias: Vec<f32>,
+}
+
+impl Filters {
+    /// From (K, C / groups, R, S), where `channels` is C.
+    pub fn pack(conv: Conv, channels: usize, weights: LayerWeights) -> Self {
+        let LayerWeights { weight, bias } = weights;
+        let (group_k, group_c, taps) = (bias.len() / conv.groups, channels / conv.groups, conv.kernel * conv.kernel);
+        let mut matrices = vec![0.0; weight.len()];
+        for (k, filter) in weight.chunks_exact(group_c * taps).enumerate() {
+            let matrix = &mut matrices[k / group_k * group_c * taps * group_k..];
+            for c in 0..group_c {
+                for tap in 0..taps {
+                    matrix[(tap * group_c + c) * group_k + k % group_k] = filter[c * taps + tap];
+                }
+            }
+        }
+        Filters { conv, matrices, bias }
+    }
+}
+
+/// Convolution + bias, + ReLU: `source` (N, H, W, C) to `target` (N, P, Q, K).
+pub fn forward(filters: &Filters, relu: bool, input: Shape, output: Shape, source: &[f32], target: &mut [f32]) {
+    let conv = filters.conv;
+    let (group_c, group_k) = (input.c / conv.groups, output.c / conv.groups);
+    let gemm_k = conv.kernel * conv.kernel * group_c;
+    let row_len = output.w * output.c;
+
+    // A task is a run of output rows, across images where they are small: as many as give every thread an equal share,
+    // within the im2col matrix's size.
+    let rows = target.len() / row_len;
+    let most = (MAX_COLUMN_ELEMENTS / (output.w * gemm_k)).max(1);
+    let tasks = rows.div_ceil(most).next_multiple_of(rayon::current_num_threads());
+    let task_rows = rows.div_ceil(tasks).max(1);
+
+    target.par_chunks_mut(task_rows * row_len).enumerate().for_each(|(task, target)| {
+        let first_row = task * task_rows;
+        let gemm_m = target.len() / output.c;
+        COLUMNS.with_borrow_mut(|columns| {
+            columns.resize(columns.len().max(gemm_m * gemm_k), 0.0);
+            for group in 0..conv.groups {
+                let columns = &mut columns[..gemm_m * gemm_k];
+                im2col(&conv, group, input, output, source, first_row, columns);
+                let matrix = &filters.matrices[group * gemm_k * group_k..][..gemm_k * group_k];
+                let target = &mut target[group * group_k..];
+                assert!(target.len() >= (gemm_m - 1) * output.c + group_k);
+                // SAFETY: `columns` is gemm_m x gemm_k, `matrix` gemm_k x group_k, both contiguous and just sliced to
+                // those lengths; `target` holds gemm_m rows of group_k elements at stride output.c, as asserted; the
+                // target is borrowed mutably and overlaps neither.
+                unsafe {
+                    gemm(
+                        gemm_m,
+                        group_k,
+                        gemm_k,
+                        target.as_mut_ptr(),
+                        1,
+                        output.c as isize,
+                        false,
+                        columns.as_ptr(),
+                        1,
+                        gemm_k as isize,
+                        matrix.as_ptr(),
+                        1,
+                        group_k as isize,
+                        0.0,
+                        1.0,
+                        false,
+                        false,
+                        false,
+                        Parallelism::None,
+                    );
+                }
+            }
+        });
+        bias_relu(target, &filters.bias, relu);
+    });
+}
+
+/// Writes (P rows, Q, R, S, C / groups) of one group, for output rows from `first_row` on, counted across images.
+fn im2col(
+    conv: &Conv,
+    group: usize,
+    input: Shape,
+    output: Shape,
+    source: &[f32],
+    first_row: usize,
+    columns: &mut [f32],
+) {
+    let group_c = input.c / conv.groups;
+    let taps_row = conv.kernel * group_c;
+    for (row, columns) in columns.chunks_exact_mut(output.w * conv.kernel * taps_row).enumerate() {
+        let (image, p) = ((first_row + row) / output.h, (first_row + row) % output.h);
+        for (q, columns) in columns.chunks_exact_mut(conv.kernel * taps_row).enumerate() {
+            // Columns S that fall inside the input; the others are padding.
+            let w0 = (q * conv.stride) as isize - conv.padding as isize;
+            let begin = (-w0).max(0) as usize;
+            let end = (input.w as isize - w0).clamp(0, conv.kernel as isize) as usize;
+            for (r, taps) in columns.chunks_exact_mut(taps_row).enumerate() {
+                let h = (p * conv.stride + r).wrapping_sub(conv.padding);
+                if h >= input.h || begin >= end {
+                    taps.fill(0.0);
+                    continue;
+                }
+                taps[..begin * group_c].fill(0.0);
+                taps[end * group_c..].fill(0.0);
+                let start = ((image * input.h + h) * input.w).wrapping_add_signed(w0 + begin as isize) * input.c;
+                let taps = &mut taps[begin * group_c..end * group_c];
+                if conv.groups == 1 {
+                    taps.copy_from_slice(&source[start..start + taps.len()]);
+                } else {
+                    let pixels = source[start..].chunks(input.c).map(|pixel| &pixel[group * group_c..][..group_c]);
+                    taps.chunks_exact_mut(group_c).zip(pixels).for_each(|(tap, pixel)| tap.copy_from_slice(pixel));
+                }
+            }
+        }
+    }
+}

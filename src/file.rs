@@ -1,0 +1,104 @@
+//! Whole files: read only where reading ends, written so that a reader sees the old file or the new one.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// The bytes of a regular file, or a link to one, of at most `limit` bytes. A FIFO would block and a device never end, so
+/// neither is opened.
+///
+/// # Errors
+/// The reason, without the file's name.
+pub(crate) fn read_regular(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
+    let unreadable = |error: io::Error| format!("cannot be read: {error}");
+    let too_large = |len: u64| format!("{} MiB, more than the {} MiB that are read", len >> 20, limit >> 20);
+    let metadata = fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        let kind = if metadata.is_dir() { "a folder" } else { "a pipe, a socket or a device" };
+        return Err(format!("not a regular file but {kind}"));
+    }
+    if metadata.len() > limit {
+        return Err(too_large(metadata.len()));
+    }
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(metadata.len() as usize).map_err(|e| format!("cannot be read: {e}"))?;
+    // The file may grow while it is read.
+    File::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    if bytes.len() as u64 > limit {
+        return Err(too_large(bytes.len() as u64));
+    }
+    Ok(bytes)
+}
+
+/// A file that appears under its name only once it is complete.
+///
+/// Until [`finish`](Self::finish) it is `NAME.partial` in the same folder; dropped unfinished it is removed.
+#[derive(Debug)]
+pub(crate) struct PartialFile {
+    path: PathBuf,
+    partial: PathBuf,
+    out: BufWriter<File>,
+    finished: bool,
+}
+
+impl PartialFile {
+    /// # Errors
+    /// [`Error::Output`] if the file cannot be created, or if `path` is a folder, a device or a FIFO.
+    pub fn create(path: &Path) -> Result<Self> {
+        // The rename would put a file in the place of a device.
+        if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+            return Err(Error::output(path)(io::Error::other("it exists and is not a regular file")));
+        }
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        let file = File::create(&partial).map_err(Error::output(path))?;
+        Ok(PartialFile { path: path.into(), partial, out: BufWriter::with_capacity(1 << 20, file), finished: false })
+    }
+
+    /// The name it will have.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file with everything written so far in it, for writing at a position.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if what is buffered cannot be written.
+    pub fn flushed(&mut self) -> Result<&File> {
+        self.out.flush().map_err(Error::output(&self.path))?;
+        Ok(self.out.get_ref())
+    }
+
+    /// Completes the file under its own name, safely on disk.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if it cannot be written; nothing is left behind then.
+    pub fn finish(mut self) -> Result<()> {
+        self.flushed()?.sync_all().map_err(Error::output(&self.path))?;
+        fs::rename(&self.partial, &self.path).map_err(Error::output(&self.path))?;
+        self.finished = true;
+        Ok(())
+    }
+}
+
+impl Write for PartialFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+impl Drop for PartialFile {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Nobody is left to tell of a failure.
+            let _ = fs::remove_file(&self.partial);
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! [`Model`]: a network with its weights on a device, ready to predict.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Mutex;
+
+use crate::backend::{Activation, Backend, Input, Prediction, Score, Session};
+use crate::cpu::CpuBackend;
+use crate::image::{self, DecodeOptions};
+use crate::net::{Network, Variant};
+use crate::plan::Plan;
+use crate::weights::{Checkpoint, imagenet1k_v1, read_labels, seeded};
+use crate::{Error, Result};
+
+/// The demo checkpoint that is used where none is named: ten kinds of drawn shapes, torchvision's topology.
+static DEMO: &[u8] = include_bytes!("../samples/shapes.safetensors");
+
+/// Images that [`Model`]'s own calls run at once.
+const CALL_BATCH: usize = 32;
+
+/// How to load a model. The default takes everything from the checkpoint.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The variant, where the checkpoint does not tell.
+    pub variant: Option<&'static Variant>,
+    /// Where to run.
+    pub device: Device,
+    /// What to compute in.
+    pub precision: Precision,
+    /// Side of the square input; the variant's own where `None`.
+    pub input_size: Option<usize>,
+    /// CPU threads; all of them where `None`.
+    pub threads: Option<NonZeroUsize>,
+    /// A file with one class name a line.
+    pub labels: Option<PathBuf>,
+}
+
+/// Where a model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// The best device there is.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA device with this number.
+    Cuda(usize),
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Device::Auto),
+            "cpu" => Ok(Device::Cpu),
+            "cuda" => Ok(Device::Cuda(0)),
+            _ => {
+                let ordinal = text.strip_prefix("cuda:").and_then(|n| n.parse().ok());
+                ordinal
+                    .map(Device::Cuda)
+                    .ok_or_else(|| Error::Usage(format!("no device is called '{text}'; say auto, cpu, cuda or cuda:N")))
+            }
+        }
+    }
+}
+
+/// What a model computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// IEEE single precision.
+    #[default]
+    Float32,
+    /// Single precision with products rounded to 10 bits: tensor cores only.
+    Tf32,
+    /// Half precision with single-precision sums.
+    Float16,
+    /// bfloat16 with single-precision sums.
+    Bfloat16,
+}
+
+/// A network with its weights on a device. Shared freely between threads.
+pub struct Model {
+    network: Network,
+    labels: Option<Vec<String>>,
+    backend: Box<dyn Backend>,
+    /// Sessions without kept layers that no call is using.
+    idle: Mutex<Vec<Box<dyn Session>>>,
+}
+
+/// A checkpoint by what a user calls it: a file, `IMAGENET1K_V1` or `seed:N`.
+///
+/// `variant` is needed for `seed:N` alone, where torchvision is the default.
+///
+/// # Errors
+/// [`Error::Usage`] for a missing file, [`Error::Weights`] for one that cannot be read.
+pub fn open_checkpoint(name: &str, variant: Option<&'static Variant>) -> Result<Checkpoint> {
+    if let Some(seed) = name.strip_prefix("seed:") {
+        let seed = seed.parse();
+        let seed =
+            seed.map_err(|_| Error::Usage(format!("'{name}' is no seed; say seed:N with N from 0 to 2^64 - 1")))?;
+        return seeded::checkpoint(variant.map_or_else(|| Variant::by_name("torchvision"), Ok)?, seed);
+    }
+    match name {
+        "IMAGENET1K_V1" => Checkpoint::open(&imagenet1k_v1()?),
+        _ => Checkpoint::open(Path::new(name)),
+    }
+}
+
+/// The demo checkpoint that is built into the crate.
+pub fn demo_checkpoint() -> Checkpoint {
+    Checkpoint::from_bytes(Path::new("the built-in demo checkpoint"), DEMO).expect("tested with the crate")
+}
+
+impl Model {
+    /// Loads a checkpoint: a file, `IMAGENET1K_V1` (torchvision's, from PyTorch's cache) or `seed:N`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a missing file or an option that does not fit, [`Error::Weights`] with every tensor that does
+    /// not, [`Error::Device`] where the device cannot be used.
+    pub fn load(checkpoint: &str, options: &Options) -> Result<Self> {
+        Self::from_checkpoint(open_checkpoint(checkpoint, options.variant)?, options)
+    }
+
+    /// The built-in demo model, which names ten kinds of drawn shapes.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn demo(options: &Options) -> Result<Self> {
+        Self::from_checkpoint(demo_checkpoint(), options)
+    }
+
+    /// Loads a checkpoint that is in memory.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn from_checkpoint(checkpoint: Checkpoint, options: &Options) -> Result<Self> {
+        let threads = options.threads.map_or_else(all_threads, NonZeroUsize::get);
+        match options.device {
+            Device::Auto | Device::Cpu => {}
+            Device::Cuda(ordinal) => {
+                return Err(Error::Device(format!(
+                    "cuda:{ordinal} cannot be used: this version has no CUDA backend; say --device cpu"
+                )));
+            }
+        }
+        if options.precision != Precision::Float32 {
+            return Err(Error::Usage("the CPU computes in float32 only; leave out --precision".into()));
+        }
+        let variant = checkpoint.choose_variant(options.variant)?;
+        let file = options.labels.as_ref().map(|path| Ok((path.clone(), read_labels(path)?))).transpose()?;
+        let input_size = options.input_size.unwrap_or(variant.input_size);
+        let labels = checkpoint.choose_labels(file, checkpoint.network(variant, input_size)?.classes())?;
+        let weights = checkpoint.into_weights(variant, input_size)?;
+        let network = weights.network().clone();
+        let backend = Box::new(CpuBackend::new(weights, threads)?);
+        Ok(Model { network, labels, backend, idle: Mutex::default() })
+    }
+
+    /// The network with every layer's shapes.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The device in words.
+    pub fn device(&self) -> String {
+        self.backend.description()
+    }
+
+    /// Name of class `index`, `class_N` where the checkpoint names none.
+    pub fn label(&self, index: usize) -> String {
+        let name = self.labels.as_ref().and_then(|labels| labels.get(index));
+        name.cloned().unwrap_or_else(|| format!("class_{index}"))
+    }
+
+    /// Buffers for running up to `batch` images at once, keeping the outputs of the layers named in `keep`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a batch of 0 or a layer the network lacks, [`Error::Device`] where memory is short.
+    pub fn session(&self, batch: usize, keep: &[&str]) -> Result<Box<dyn Session>> {
+        self.backend.session(Plan::new(&self.network, batch, keep)?)
+    }
+
+    /// The `k` best classes of each picture file, best first; a file that cannot be used has its own error.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn predict_files<P: AsRef<Path> + Sync>(&self, files: &[P], k: usize) -> Result<Vec<Result<Vec<Prediction>>>> {
+        let image_len = self.network.input().len();
+        let mut results = Vec::with_capacity(files.len());
+        for files in files.chunks(CALL_BATCH) {
+            let mut pixels = vec![0; files.len() * image_len];
+            let mut used = 0;
+            let mut failures = vec![];
+            for file in files {
+                let slot = &mut pixels[used * image_len..(used + 1) * image_len];
+                let outcome = image::load(file.as_ref(), DecodeOptions::default(), self.network.input_size, slot);
+                used += usize::from(outcome.is_ok());
+                failures.push(outcome.err());
+            }
+            let mut predictions = self.predict_pixels(&pixels[..used * image_len], k)?.into_iter();
+            results.extend(failures.into_iter().map(|failure| match failure {
+                Some(error) => Err(error),
+                None => Ok(predictions.next().expect("one a decoded picture")),
+            }));
+        }
+        Ok(results)
+    }
+
+    /// The `k` best classes of each image of `pixels`, RGB (N, H, W, 3) at the network's input size; scores are
+    /// probabilities.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when `pixels` is not a whole number of images.
+    pub fn predict_pixels(&self, pixels: &[u8], k: usize) -> Result<Vec<Vec<Prediction>>> {
+        self.predict(Input::Pixels(pixels), k)
+    }
+
+    /// The `k` best classes of each image of a preprocessed input, (N, H, W, 3) in the network's channel order.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when `values` is not a whole number of images.
+    pub fn predict_tensor(&self, values: &[f32], k: usize) -> Result<Vec<Vec<Prediction>>> {
+        self.predict(Input::Tensor(values), k)
+    }
+
+    /// Logits, (N, classes).
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the input is not a whole number of images.
+    pub fn logits(&self, input: Input<'_>) -> Result<Vec<f32>> {
+        let mut logits = vec![];
+        self.for_each_batch(input, |session| {
+            logits.extend_from_slice(session.logits()?);
+            Ok(())
+        })?;
+        Ok(logits)
+    }
+
+    /// Outputs of the named layers, in the order asked for. `conv1` and `relu1` both give the values after the ReLU;
+    /// `input` is the preprocessed input.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the input is not a whole number of images or a layer is unknown.
+    pub fn activations(&self, input: Input<'_>, layers: &[&str]) -> Result<Vec<Activation>> {
+        let images = self.whole_images(&input)?;
+        let mut session = self.session(images.max(1), layers)?;
+        session.run(input)?;
+        layers.iter().map(|layer| session.activation(layer)).collect()
+    }
+
+    fn predict(&self, input: Input<'_>, k: usize) -> Result<Vec<Vec<Prediction>>> {
+        let mut results = vec![];
+        let k = k.clamp(1, self.network.classes());
+        self.for_each_batch(input, |session| {
+            results.extend(session.top_k(k, Score::Prob)?.chunks_exact(k).map(<[Prediction]>::to_vec));
+            Ok(())
+        })?;
+        Ok(results)
+    }
+
+    /// Runs `input` in batches of up to [`CALL_BATCH`] and shows each result to `collect`.
+    fn for_each_batch(&self, input: Input<'_>, mut collect: impl FnMut(&mut dyn Session) -> Result<()>) -> Result<()> {
+        let images = self.whole_images(&input)?;
+        if images == 0 {
+            return Ok(());
+        }
+        let batch = images.min(CALL_BATCH).next_power_of_two();
+        let mut idle = self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let fitting = idle.iter().position(|session| session.plan().batch >= batch);
+        let taken = fitting.map(|index| idle.swap_remove(index));
+        drop(idle);
+        let mut session = taken.map_or_else(|| self.session(batch, &[]), Ok)?;
+        let len = self.network.input().len() * session.plan().batch;
+        let mut run = |input| {
+            session.run(input)?;
+            collect(session.as_mut())
+        };
+        match input {
+            Input::Pixels(pixels) => pixels.chunks(len).try_for_each(|chunk| run(Input::Pixels(chunk)))?,
+            Input::Tensor(values) => values.chunks(len).try_for_each(|chunk| run(Input::Tensor(chunk)))?,
+        }
+        self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(session);
+        Ok(())
+    }
+
+    /// Number of images in `input`.
+    fn whole_images(&self, input: &Input<'_>) -> Result<usize> {
+        let (len, image_len) = (input.len(), self.network.input().len());
+        if len % image_len != 0 {
+            let shape = self.network.input();
+            return Err(Error::Usage(format!("an input of {len} values is not a whole number of {shape} images")));
+        }
+        Ok(len / image_len)
+    }
+}
+
+fn all_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}

@@ -1,0 +1,217 @@
+//! A network and a batch size, turned into fused steps over a few buffers. Pure data: every backend runs the same plan.
+
+use crate::net::{Conv, Lrn, Network, Op, Pool, Preprocess, Shape};
+use crate::{Error, Result};
+
+/// Fused steps for up to `batch` images, and the buffers they work in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Largest number of images in one run.
+    pub batch: usize,
+    /// Shape of one input image.
+    pub input: Shape,
+    /// Steps in order; each reads the output of the one before it.
+    pub steps: Vec<Step>,
+    /// Elements per image of each buffer.
+    pub buffers: Vec<usize>,
+}
+
+/// One kernel's worth of work.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// Layers computed by this step; any of the names asks for its output, the value after the last of them.
+    pub layers: Vec<&'static str>,
+    /// What to compute.
+    pub kind: StepKind,
+    /// One image's input.
+    pub input: Shape,
+    /// One image's output.
+    pub output: Shape,
+    /// Buffer read; `None` for the input itself.
+    pub source: Option<usize>,
+    /// Buffer written.
+    pub target: usize,
+    /// True when the output must outlive the run, because it was asked for.
+    pub kept: bool,
+}
+
+/// What a [`Step`] computes. `weights` counts the weighted layers from conv1 = 0.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum StepKind {
+    /// uint8 RGB pixels to the f32 network input.
+    Preprocess(Preprocess),
+    /// Convolution + bias, + ReLU.
+    Conv {
+        /// Geometry and groups; the width is `output.c`.
+        conv: Conv,
+        /// Index of the layer's weights.
+        weights: usize,
+        /// Whether negative outputs become zero.
+        relu: bool,
+    },
+    /// Fully connected layer + bias, + ReLU; its input is flattened in (H, W, C) order.
+    Linear {
+        /// Index of the layer's weights.
+        weights: usize,
+        /// Whether negative outputs become zero.
+        relu: bool,
+    },
+    /// Local response normalisation.
+    Lrn(Lrn),
+    /// Max pool.
+    MaxPool(Pool),
+    /// Adaptive average pool to the output's size.
+    AvgPool,
+}
+
+impl Plan {
+    /// The inference plan of `network` for up to `batch` images, keeping the outputs of the layers named in `keep`.
+    ///
+    /// Dropout is the identity and takes no step, nor does an adaptive pool whose input has its output's size. A name in
+    /// `keep` may be any layer of the network or `input`, the preprocessed input; `conv1` and `relu1` are one step and
+    /// give the same values, those after the ReLU.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when `batch` is 0 or `keep` has a name that the network lacks.
+    pub fn new(network: &Network, batch: usize, keep: &[&str]) -> Result<Self> {
+        if batch == 0 {
+            return Err(Error::Usage("a batch needs at least one image".into()));
+        }
+        let mut steps = fuse(network);
+        for name in keep {
+            let step = steps.iter_mut().find(|s| s.layers.contains(name));
+            step.ok_or_else(|| unknown_layer(network, name))?.kept = true;
+        }
+        let buffers = assign_buffers(&mut steps);
+        Ok(Plan { batch, input: network.input(), steps, buffers })
+    }
+
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.logits().output.c
+    }
+
+    /// The last step, whose output is the logits.
+    pub fn logits(&self) -> &Step {
+        self.steps.last().expect("a plan has steps")
+    }
+
+    /// The step that computes layer `name` and whose output was kept.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the plan does not keep it.
+    pub fn kept(&self, name: &str) -> Result<&Step> {
+        let step = self.steps.iter().find(|s| s.kept && s.layers.contains(&name));
+        step.ok_or_else(|| Error::Usage(format!("the plan was made without keeping '{name}'")))
+    }
+}
+
+/// Layers to steps: conv + ReLU and linear + ReLU are one each; inference has no dropout.
+fn fuse(network: &Network) -> Vec<Step> {
+    let input = network.input();
+    let step = |name, kind, input, output| Step {
+        layers: vec![name],
+        kind,
+        input,
+        output,
+        source: None,
+        target: 0,
+        kept: false,
+    };
+    let mut steps = vec![step("input", StepKind::Preprocess(network.variant.preprocess), input, input)];
+    let mut weights = 0;
+    for node in &network.nodes {
+        let kind = match node.layer.op {
+            Op::Conv(conv) => StepKind::Conv { conv, weights, relu: false },
+            Op::Linear { .. } => StepKind::Linear { weights, relu: false },
+            Op::Lrn(lrn) => StepKind::Lrn(lrn),
+            Op::MaxPool(pool) => StepKind::MaxPool(pool),
+            Op::AdaptiveAvgPool { .. } if node.input != node.output => StepKind::AvgPool,
+            Op::Relu | Op::Dropout { .. } | Op::AdaptiveAvgPool { .. } => {
+                let last = steps.last_mut().expect("the input step is there");
+                last.layers.push(node.layer.name);
+                if node.layer.op == Op::Relu {
+                    let (StepKind::Conv { relu, .. } | StepKind::Linear { relu, .. }) = &mut last.kind else {
+                        unreachable!("every ReLU of the six variants follows a weighted layer")
+                    };
+                    *relu = true;
+                }
+                continue;
+            }
+        };
+        weights += usize::from(matches!(kind, StepKind::Conv { .. } | StepKind::Linear { .. }));
+        steps.push(step(node.layer.name, kind, node.input, node.output));
+    }
+    steps
+}
+
+/// Gives kept steps buffers of their own, and all others the first of two that its source does not occupy.
+fn assign_buffers(steps: &mut [Step]) -> Vec<usize> {
+    let mut buffers = vec![0, 0];
+    let mut source = None;
+    for step in steps {
+        step.source = source;
+        step.target = if step.kept {
+            buffers.push(0);
+            buffers.len() - 1
+        } else {
+            usize::from(source == Some(0))
+        };
+        buffers[step.target] = buffers[step.target].max(step.output.len());
+        source = Some(step.target);
+    }
+    buffers
+}
+
+fn unknown_layer(network: &Network, name: &str) -> Error {
+    let names: Vec<_> = network.nodes.iter().map(|n| n.layer.name).collect();
+    Error::Usage(format!("{} has no layer '{name}'; it has input, {}", network.variant.name, names.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::VARIANTS;
+
+    #[test]
+    fn steps_form_a_chain_over_disjoint_buffers() {
+        for variant in &VARIANTS {
+            let network = Network::published(variant, 1000).unwrap();
+            let plan = Plan::new(&network, 8, &["pool1", "relu3", "fc7"]).unwrap();
+            let mut shape = plan.input;
+            let mut source = None;
+            for step in &plan.steps {
+                assert_eq!((step.input, step.source), (shape, source), "{}: {step:?}", variant.name);
+                assert_ne!(step.source, Some(step.target), "in place: {step:?}");
+                assert!(step.output.len() <= plan.buffers[step.target]);
+                (shape, source) = (step.output, Some(step.target));
+            }
+            for name in ["pool1", "relu3", "fc7"] {
+                let target = plan.kept(name).unwrap().target;
+                assert_eq!(plan.steps.iter().filter(|s| s.target == target).count(), 1, "{name} is overwritten");
+            }
+            assert_eq!(plan.classes(), 1000);
+        }
+    }
+
+    #[test]
+    fn both_names_of_a_fused_step_reach_it() {
+        let network = Network::published(&VARIANTS[0], 10).unwrap();
+        let plan = Plan::new(&network, 1, &["fc6"]).unwrap();
+        assert_eq!(plan.kept("relu6").unwrap(), plan.kept("fc6").unwrap());
+        assert!(matches!(plan.kept("fc7"), Err(Error::Usage(_))));
+        let error = Plan::new(&network, 1, &["norm1"]).unwrap_err().to_string();
+        assert!(error.contains("norm1") && error.contains("pool1"), "{error}");
+    }
+
+    #[test]
+    fn the_adaptive_pool_is_a_step_only_where_it_changes_something() {
+        let widths = VARIANTS[0].widths();
+        let has_pool = |size| {
+            let network = Network::with_widths(&VARIANTS[0], &widths, size).unwrap();
+            let plan = Plan::new(&network, 1, &["avgpool"]).unwrap();
+            plan.steps.iter().any(|s| s.kind == StepKind::AvgPool)
+        };
+        assert_eq!((has_pool(224), has_pool(320)), (false, true));
+    }
+}

@@ -1,0 +1,197 @@
+//! A checkpoint meets a variant: which of the six it is, and whether every tensor fits.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use rayon::prelude::*;
+
+use super::{Checkpoint, imagenet1k_labels};
+use crate::net::{Layer, Network, Op, VARIANTS, Variant};
+use crate::{Error, Result};
+
+/// A network with its weights in PyTorch's layout, every tensor checked: what a backend uploads.
+#[derive(Debug, Clone)]
+pub struct Weights {
+    network: Network,
+    layers: Vec<LayerWeights>,
+}
+
+/// One weighted layer's values.
+#[derive(Debug, Clone)]
+pub struct LayerWeights {
+    /// (K, C / groups, R, S) or (out, in), row-major. `in` is flattened from (C, H, W).
+    pub weight: Vec<f32>,
+    /// (K).
+    pub bias: Vec<f32>,
+}
+
+impl Weights {
+    /// `layers` as the weights of `network`, one a weighted layer, in order.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming every layer whose values are not of its shape.
+    pub fn new(network: Network, layers: Vec<LayerWeights>) -> Result<Self> {
+        let expected: Vec<_> = network.parameters().collect();
+        let mut problems = vec![];
+        if expected.len() != layers.len() {
+            problems.push(format!("expected {} weighted layers, found {}", expected.len(), layers.len()));
+        }
+        for (parameter, layer) in expected.iter().zip(&layers) {
+            let expected = (parameter.len() - parameter.weight_shape[0], parameter.weight_shape[0]);
+            let found = (layer.weight.len(), layer.bias.len());
+            if expected != found {
+                problems
+                    .push(format!("{}: expected {expected:?} weights and biases, found {found:?}", parameter.layer));
+            }
+        }
+        if problems.is_empty() { Ok(Weights { network, layers }) } else { Err(Error::Usage(problems.join("; "))) }
+    }
+
+    /// The network with every layer's shapes.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// conv1 to conv5, fc6 to fc8.
+    pub fn layers(&self) -> &[LayerWeights] {
+        &self.layers
+    }
+
+    /// Gives up both, so that a backend can lay out one layer after another.
+    pub(crate) fn into_parts(self) -> (Network, Vec<LayerWeights>) {
+        (self.network, self.layers)
+    }
+}
+
+impl Checkpoint {
+    /// The variant of this checkpoint: `explicit`, else the metadata's, else the one its tensors' names and shapes tell.
+    ///
+    /// torchvision and half share names and topology: exactly half's widths make half. A grouped conv2 is paper's, caffe's
+    /// and caffenet's alike.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the choices where more than one variant fits, [`Error::Weights`] where none does.
+    pub fn choose_variant(&self, explicit: Option<&'static Variant>) -> Result<&'static Variant> {
+        if let Some(variant) = explicit {
+            return Ok(variant);
+        }
+        if let Some(name) = &self.variant {
+            return Variant::by_name(name)
+                .map_err(|e| Error::weights(&self.path, format!("metadata alexnet.variant: {e}; say --model")));
+        }
+        let fitting: Vec<_> = VARIANTS.iter().filter(|v| self.has_topology(v)).collect();
+        let exact: Vec<_> = fitting.iter().copied().filter(|v| self.has_published_widths(v)).collect();
+        match (&fitting[..], &exact[..]) {
+            ([variant], _) | (_, [variant]) => Ok(variant),
+            ([], _) => Err(Error::weights(&self.path, self.no_variant_fits())),
+            // torchvision and half at other widths: without LRN and with one preprocessing they are the same function.
+            ([first, others @ ..], _) if others.iter().all(|v| v.preprocess == first.preprocess) => Ok(first),
+            _ => {
+                let choices: Vec<_> = fitting.iter().map(|v| format!("--model {}", v.name)).collect();
+                Err(Error::Usage(format!(
+                    "{}: names and shapes fit more than one variant; say {}",
+                    self.path.display(),
+                    choices.join(" or ")
+                )))
+            }
+        }
+    }
+
+    /// True where every width but the class count is the variant's published one.
+    fn has_published_widths(&self, variant: &Variant) -> bool {
+        let widths = variant.weighted().zip(variant.widths()).take(7);
+        widths.into_iter().all(|(l, width)| self.weight_shape(l).and_then(|s| s.first()) == Some(&width))
+    }
+
+    fn weight_shape(&self, layer: &Layer) -> Option<&[usize]> {
+        self.tensors.get(&format!("{}.weight", layer.module)).map(|t| t.shape.as_slice())
+    }
+
+    /// True where every weight tensor of the variant is there, with its kernels and groups.
+    fn has_topology(&self, variant: &Variant) -> bool {
+        let mut channels = 3;
+        variant.weighted().all(|layer| match (layer.op, self.weight_shape(layer)) {
+            (Op::Conv(conv), Some(&[k, group_c, r, s])) => {
+                let fits = group_c.checked_mul(conv.groups) == Some(channels) && (r, s) == (conv.kernel, conv.kernel);
+                channels = k;
+                fits
+            }
+            (Op::Linear { .. }, Some([_, _])) => true,
+            _ => false,
+        })
+    }
+
+    fn no_variant_fits(&self) -> String {
+        let names: Vec<_> = self.tensors.keys().take(4).map(String::as_str).collect();
+        format!(
+            "expected tensors features.0.weight ... classifier.6.bias or conv1.weight ... fc3.bias in the shapes of one of \
+             the six variants; found {} tensors ({}, ...); if it is an AlexNet, --model lists what does not fit",
+            self.tensors.len(),
+            names.join(", ")
+        )
+    }
+
+    /// The checked weights of `variant` at `input_size`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for an input size that the variant does not take; [`Error::Weights`] with every tensor that is
+    /// missing, unexpected, of another shape or not finite.
+    pub fn into_weights(self, variant: &'static Variant, input_size: usize) -> Result<Weights> {
+        let network = self.network(variant, input_size)?;
+        self.reject_non_finite()?;
+        let mut tensors = self.tensors;
+        let mut take = |name: &str| tensors.remove(name).expect("the network was inferred from these tensors");
+        let layers: Vec<_> = network.parameters().map(|p| (take(&p.weight()), take(&p.bias()))).collect();
+        let layers: Vec<_> = layers
+            .into_par_iter()
+            .map(|(weight, bias)| LayerWeights { weight: weight.to_f32(), bias: bias.to_f32() })
+            .collect();
+        Weights::new(network, layers)
+    }
+
+    /// # Errors
+    /// [`Error::Weights`] naming every tensor with a NaN or an infinity, and where.
+    pub fn reject_non_finite(&self) -> Result<()> {
+        let problems: Vec<_> = self
+            .tensors
+            .par_iter()
+            .filter_map(|(name, tensor)| {
+                let index = tensor.first_non_finite()?;
+                Some(format!("{name}: expected finite values, found NaN or infinity at element {index}"))
+            })
+            .collect();
+        if problems.is_empty() { Ok(()) } else { Err(Error::Weights { path: self.path.clone(), problems }) }
+    }
+
+    /// The network that these tensors make, their values unread.
+    ///
+    /// # Errors
+    /// As [`into_weights`](Self::into_weights), but for non-finite values.
+    pub fn network(&self, variant: &'static Variant, input_size: usize) -> Result<Network> {
+        let shapes: BTreeMap<_, _> = self.tensors.iter().map(|(k, t)| (k.as_str(), t.shape.as_slice())).collect();
+        Network::infer(variant, &shapes, input_size)?
+            .map_err(|problems| Error::Weights { path: self.path.clone(), problems })
+    }
+
+    /// Class names: `file`'s, else the metadata's, else ImageNet-1k's for 1000 classes, else none.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] or [`Error::Weights`] where their number is not `classes`.
+    pub fn choose_labels(&self, file: Option<(PathBuf, Vec<String>)>, classes: usize) -> Result<Option<Vec<String>>> {
+        if let Some((path, labels)) = file {
+            return match labels.len() {
+                n if n == classes => Ok(Some(labels)),
+                n => Err(Error::Usage(format!("{}: has {n} labels, the network {classes} classes", path.display()))),
+            };
+        }
+        match &self.labels {
+            Some(labels) if labels.len() == classes => Ok(Some(labels.clone())),
+            Some(labels) => Err(Error::weights(
+                &self.path,
+                format!("metadata alexnet.labels: expected {classes} labels, found {}; say --labels", labels.len()),
+            )),
+            None if classes == 1000 => Ok(Some(imagenet1k_labels())),
+            None => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! safetensors: a little-endian u64 header length, a JSON header, and the tensors' bytes.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashSet};
+use std::io::{self, Write};
+use std::path::Path;
+
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::json;
+
+use super::{Checkpoint, DType, Parsed, Tensor, labels, quoted};
+
+/// Bytes of JSON accepted: a thousand tensors take a tenth of it.
+const MAX_HEADER: u64 = 1 << 20;
+
+const VARIANT: &str = "alexnet.variant";
+const LABELS: &str = "alexnet.labels";
+
+/// Reads a file's bytes; `path` is for the result.
+pub(super) fn read(path: &Path, bytes: &[u8]) -> Parsed<Checkpoint> {
+    check_header(bytes).map_err(|problem| vec![problem])?;
+    let (header_len, header) = SafeTensors::read_metadata(bytes).map_err(|e| vec![e.to_string()])?;
+    let data = &bytes[size_of::<u64>() + header_len..];
+
+    let mut tensors = BTreeMap::new();
+    let mut problems = Vec::new();
+    let infos: BTreeMap<_, _> = header.tensors().into_iter().collect();
+    for (name, info) in infos {
+        let dtype = match info.dtype {
+            Dtype::F64 => DType::F64,
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::Bf16,
+            other => {
+                problems.push(format!("{}: {other} elements; F64, F32, F16 and BF16 are read", quoted(&name)));
+                continue;
+            }
+        };
+        let (start, end) = info.data_offsets;
+        tensors.insert(name, Tensor::new(dtype, info.shape.clone(), data[start..end].to_vec()));
+    }
+    if tensors.is_empty() && problems.is_empty() {
+        problems.push("the file holds no tensors".into());
+    }
+
+    let metadata = |key| header.metadata().as_ref()?.get(key);
+    let labels = metadata(LABELS).and_then(|json| match labels::parse_json(json) {
+        Ok(labels) => Some(labels),
+        Err(problem) => {
+            problems.push(format!("metadata {LABELS}: {problem}"));
+            None
+        }
+    });
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    Ok(Checkpoint { path: path.into(), tensors, variant: metadata(VARIANT).cloned(), labels })
+}
+
+/// What the `safetensors` crate lets pass: a header of 100 MB, and a name given twice (the last one wins).
+fn check_header(bytes: &[u8]) -> Result<(), String> {
+    let (len, rest) = bytes.split_first_chunk().ok_or("the file ends within its first 8 bytes")?;
+    let len = u64::from_le_bytes(*len);
+    if len > MAX_HEADER {
+        return Err(format!("the header is said to be {len} bytes; at most {MAX_HEADER} are read"));
+    }
+    let header = rest.get(..len as usize).ok_or_else(|| {
+        format!("the header is said to be {len} bytes but {} follow: the file is cut off", rest.len())
+    })?;
+    serde_json::from_slice::<UniqueKeys>(header).map_err(|e| format!("header: {e}"))?;
+    Ok(())
+}
+
+/// Any JSON in which no object has the same key twice.
+struct UniqueKeys;
+
+impl<'de> Deserialize<'de> for UniqueKeys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for UniqueKeys {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+        let mut seen = HashSet::new();
+        while let Some(key) = map.next_key::<String>()? {
+            map.next_value::<Self>()?;
+            if let Some(key) = seen.replace(key) {
+                return Err(de::Error::custom(format_args!("{} is there twice", quoted(&key))));
+            }
+        }
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self, A::Error> {
+        while seq.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+}
+
+/// Writes `checkpoint`. The `safetensors` crate writes metadata in a hash map's order, another one each run, so the
+/// header is put together here.
+pub(super) fn write(checkpoint: &Checkpoint, out: &mut impl Write) -> io::Result<()> {
+    let mut metadata = serde_json::Map::new();
+    if let Some(labels) = &checkpoint.labels {
+        metadata.insert(LABELS.into(), json!(json!(labels).to_string()));
+    }
+    if let Some(variant) = &checkpoint.variant {
+        metadata.insert(VARIANT.into(), json!(variant));
+    }
+    let mut header = serde_json::Map::new();
+    if !metadata.is_empty() {
+        header.insert("__metadata__".into(), metadata.into());
+    }
+
+    // Wide elements first: with a header of whole 8 bytes, every tensor is aligned.
+    let mut tensors: Vec<_> = checkpoint.tensors.iter().collect();
+    tensors.sort_by_key(|(_, tensor)| Reverse(tensor.dtype.size()));
+    let mut offset = 0;
+    for (name, tensor) in &tensors {
+        let dtype = match tensor.dtype {
+            DType::F64 => Dtype::F64,
+            DType::F32 => Dtype::F32,
+            DType::F16 => Dtype::F16,
+            DType::Bf16 => Dtype::BF16,
+        };
+        let end = offset + tensor.bytes().len();
+        header.insert((*name).clone(), json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [offset, end]}));
+        offset = end;
+    }
+    let mut header = serde_json::to_vec(&header)?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)?;
+    for (_, tensor) in tensors {
+        out.write_all(tensor.bytes())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! PyTorch's numbers: the six full-size networks layer by layer, every checkpoint format, and the demo's labels.
+
+use alexnet::backend::Input;
+use alexnet::cpu::naive;
+use alexnet::net::{VARIANTS, Variant};
+use alexnet::weights::{Checkpoint, seeded};
+use alexnet::{Model, Options};
+use serde_json::Value;
+
+use crate::kernels::to_nchw;
+use crate::testdata;
+
+/// Mean, mean magnitude, maximum and rms of an (N, C, H, W) activation, and its values at a few places.
+struct Recorded<'a>(&'a Value);
+
+impl Recorded<'_> {
+    fn name(&self) -> &str {
+        self.0["name"].as_str().unwrap()
+    }
+
+    fn number(&self, key: &str) -> f64 {
+        self.0[key].as_f64().unwrap()
+    }
+
+    /// Every recorded figure within `limit` of the recorded rms.
+    fn compare(&self, what: &str, shape: &[usize], values: &[f64], limit: f64) {
+        let recorded_shape: Vec<usize> = serde_json::from_value(self.0["shape"].clone()).unwrap();
+        assert_eq!(shape, recorded_shape, "{what}");
+        assert_eq!(values.len(), shape.iter().product::<usize>(), "{what}");
+        let mean = |f: &dyn Fn(f64) -> f64| values.iter().map(|&v| f(v)).sum::<f64>() / values.len() as f64;
+        let rms = self.number("rms");
+        let close = |figure: &str, found: f64, expected: f64| {
+            let error = (found - expected).abs() / rms;
+            assert!(error <= limit, "{what} {figure}: {found} is {error:e} of the rms from {expected}");
+        };
+        close("mean", mean(&|v| v), self.number("mean"));
+        close("mean magnitude", mean(&f64::abs), self.number("mean_abs"));
+        close("rms", mean(&|v| v * v).sqrt(), rms);
+        close("maximum", values.iter().copied().fold(f64::NEG_INFINITY, f64::max), self.number("max"));
+        let samples = self.0["index"].as_array().unwrap().iter().zip(self.0["value"].as_array().unwrap());
+        assert_eq!(samples.len(), 24, "{what}");
+        for (index, value) in samples {
+            let index = index.as_u64().unwrap() as usize;
+            close(&format!("at {index}"), values[index], value.as_f64().unwrap());
+        }
+    }
+}
+
+fn compare_logits(what: &str, found: &[f64], recorded: &Value, limit: f64) {
+    let expected: Vec<Vec<f64>> = serde_json::from_value(recorded.clone()).unwrap();
+    let expected = expected.concat();
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let rms = (expected.iter().map(|v| v * v).sum::<f64>() / expected.len() as f64).sqrt();
+    for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        let error = (found - expected).abs() / rms;
+        assert!(error <= limit, "{what}: logit {index} is {found}, {error:e} of the rms from {expected}");
+    }
+}
+
+fn widen(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&v| f64::from(v)).collect()
+}
+
+/// Two pictures of the rule that the goldens were made with.
+fn pictures(seed: u64, size: usize) -> Vec<u8> {
+    (0..2).flat_map(|index| seeded::picture(seed, index, size)).collect()
+}
+
+/// The oracle in f64 and the fast path in f32, on the full-size network of `forward/{variant}.json`.
+fn check_forward(variant: &'static Variant) {
+    let golden = testdata::json(&format!("tests/data/forward/{}.json", variant.name));
+    let seed = golden["seed"].as_u64().unwrap();
+    let checkpoint = seeded::checkpoint(variant, seed).unwrap();
+    check_seeded_inputs(variant, &golden, &checkpoint, seed);
+
+    let weights = checkpoint.clone().into_weights(variant, variant.input_size).unwrap();
+    let pixels = pictures(seed, variant.input_size);
+    let input = widen(&naive::input(&variant.preprocess, variant.input_size, &pixels));
+    let oracle = naive::forward(&weights, &input);
+    drop(weights);
+    let model = Model::from_checkpoint(checkpoint, &Options::default()).unwrap();
+
+    let recorded: Vec<Recorded> = golden["layers"].as_array().unwrap().iter().map(Recorded).collect();
+    assert!(recorded.len() >= 11, "{}: {} layers recorded", variant.name, recorded.len());
+    let names: Vec<&str> = recorded.iter().map(Recorded::name).collect();
+    let activations = model.activations(Input::Pixels(&pixels), &names).unwrap();
+    for (recorded, fast) in recorded.iter().zip(activations) {
+        // fc6 and fc7 are recorded after their ReLU, which is a layer of its own to the oracle.
+        let name = match recorded.name() {
+            "fc6" => "relu6",
+            "fc7" => "relu7",
+            name => name,
+        };
+        let layer = oracle.iter().find(|l| l.name == name).unwrap();
+        let shape = match name.starts_with("fc") || matches!(name, "relu6" | "relu7") {
+            true => vec![2, layer.shape.c],
+            false => vec![2, layer.shape.c, layer.shape.h, layer.shape.w],
+        };
+        let what = format!("{} {}", variant.name, recorded.name());
+        recorded.compare(&format!("{what}, f64 oracle"), &shape, &layer.values, 1e-9);
+        assert_eq!(fast.shape, [2, layer.shape.h, layer.shape.w, layer.shape.c], "{what}");
+        let values = widen(&to_nchw(layer.shape, &fast.values));
+        recorded.compare(&format!("{what}, fast f32"), &shape, &values, 1e-4);
+    }
+    let logits = &oracle.last().unwrap().values;
+    compare_logits(&format!("{}, f64 oracle", variant.name), logits, &golden["logits"], 1e-6);
+    let logits = model.logits(Input::Pixels(&pixels)).unwrap();
+    compare_logits(&format!("{}, fast f32", variant.name), &widen(&logits), &golden["logits"], 1e-4);
+    check_top_five(&model, &golden, &pixels);
+}
+
+/// Weights and pictures are the rule's: every tensor's shape, first values and sum, every picture's sum.
+fn check_seeded_inputs(variant: &Variant, golden: &Value, checkpoint: &Checkpoint, seed: u64) {
+    let tensors = golden["tensors"].as_object().unwrap();
+    assert_eq!(tensors.len(), checkpoint.tensors.len());
+    for (name, recorded) in tensors {
+        let tensor = &checkpoint.tensors[name];
+        let shape: Vec<usize> = serde_json::from_value(recorded["shape"].clone()).unwrap();
+        let first: Vec<f32> = serde_json::from_value(recorded["first"].clone()).unwrap();
+        let values = tensor.to_f32();
+        assert_eq!((&tensor.shape, &values[..first.len()]), (&shape, &first[..]), "{name}");
+        let sum: f64 = widen(&values).iter().sum();
+        let expected = recorded["sum"].as_f64().unwrap();
+        assert!((sum - expected).abs() <= 1e-6 * expected.abs().max(1.0), "{name}: sum {sum}, expected {expected}");
+    }
+    let count: usize = checkpoint.tensors.values().map(|t| t.len()).sum();
+    assert_eq!(count as u64, golden["parameters"].as_u64().unwrap());
+    for (index, sum) in golden["image_sums"].as_array().unwrap().iter().enumerate() {
+        let picture = seeded::picture(seed, index, variant.input_size);
+        assert_eq!(picture.iter().map(|&v| u64::from(v)).sum::<u64>(), sum.as_u64().unwrap(), "picture {index}");
+    }
+}
+
+fn check_top_five(model: &Model, golden: &Value, pixels: &[u8]) {
+    let predictions = model.predict_pixels(pixels, 5).unwrap();
+    let recorded: Vec<Vec<(usize, f64)>> = serde_json::from_value(golden["top5"].clone()).unwrap();
+    for (predictions, recorded) in predictions.iter().zip(&recorded) {
+        let indices: Vec<usize> = predictions.iter().map(|p| p.index).collect();
+        assert_eq!(indices, recorded.iter().map(|r| r.0).collect::<Vec<_>>());
+        for (prediction, (_, probability)) in predictions.iter().zip(recorded) {
+            assert!((f64::from(prediction.score) - probability).abs() < 1e-3, "{prediction:?} {probability}");
+        }
+    }
+}
+
+// A test a variant, so that the harness runs them side by side.
+macro_rules! forward_goldens {
+    ($($test:ident: $index:literal $name:literal;)*) => {$(
+        #[test]
+        fn $test() {
+            assert_eq!(VARIANTS[$index].name, $name);
+            check_forward(&VARIANTS[$index]);
+        }
+    )*};
+}
+
+forward_goldens! {
+    forward_torchvision: 0 "torchvision";
+    forward_half: 1 "half";
+    forward_single_tower: 2 "single-tower";
+    forward_paper: 3 "paper";
+    forward_caffe: 4 "caffe";
+    forward_caffenet: 5 "caffenet";
+}
+
+/// Every checkpoint file gives PyTorch's logits; the variant is inferred but for the paper's, which others resemble.
+#[test]
+fn checkpoint_files_give_the_recorded_logits() {
+    let expected = testdata::json("tests/data/checkpoints/expected.json");
+    let mut checked = vec![];
+    for entry in std::fs::read_dir(testdata::path("tests/data/checkpoints")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if name == "expected.json" {
+            continue;
+        }
+        let recorded = &expected[name];
+        let variant = Variant::by_name(recorded["variant"].as_str().unwrap()).unwrap();
+        let options = Options { variant: (variant.name != "torchvision").then_some(variant), ..Options::default() };
+        let model = Model::load(path.to_str().unwrap(), &options).unwrap();
+        assert_eq!(model.network().variant, variant, "{name}");
+        let pixels = pictures(recorded["seed"].as_u64().unwrap(), variant.input_size);
+        let logits = model.logits(Input::Pixels(&pixels)).unwrap();
+        compare_logits(name, &widen(&logits), &recorded["logits"], 1e-4);
+        checked.push(name.to_string());
+    }
+    assert_eq!(checked.len(), 11, "{checked:?}");
+}
+
+/// Labels and probabilities of the 40 sample pictures, for both demo checkpoints, by the library alone.
+#[test]
+fn demo_checkpoints_label_the_samples_as_pytorch_does() {
+    let expected = testdata::json("tests/data/demo/expected.json");
+    for (checkpoint, recorded) in expected.as_object().unwrap() {
+        let path = testdata::path(&format!("samples/{checkpoint}"));
+        let model = Model::load(path.to_str().unwrap(), &Options::default()).unwrap();
+        let pictures = recorded["pictures"].as_object().unwrap();
+        let file = |name: &String| testdata::path(&name.replace("samples/", "samples/shapes/"));
+        let files: Vec<_> = pictures.keys().map(file).collect();
+        let results = model.predict_files(&files, 1).unwrap();
+        assert_eq!(results.len(), 40);
+        let mut right = 0;
+        for ((name, recorded), result) in pictures.iter().zip(results) {
+            let best = result.unwrap()[0];
+            let label = model.label(best.index);
+            assert_eq!(label, recorded["label"].as_str().unwrap(), "{checkpoint} {name}");
+            let probability = recorded["prob"].as_f64().unwrap();
+            assert!((f64::from(best.score) - probability).abs() < 1e-3, "{checkpoint} {name}: {best:?}, {probability}");
+            right += u64::from(name.contains(&format!("/{label}/")));
+        }
+        assert_eq!((right, right), (recorded["right"].as_u64().unwrap(), 38), "{checkpoint}");
+    }
+}

@@ -1,0 +1,246 @@
+//! Every kernel of every backend against the f64 oracle, through one-layer networks.
+
+use alexnet::backend::{Backend, Input, Session};
+use alexnet::cpu::{CpuBackend, naive};
+use alexnet::net::{Conv, Lrn, LrnScope, Op, Pool, Shape, VARIANTS};
+use alexnet::plan::Plan;
+use alexnet::weights::Weights;
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::cases::{Case, published_layers, uniform};
+
+/// Sum of squared errors over sum of squares, against f64 on the same f32 values: f32's floor is 4e-12, and a dropped
+/// last k of fc6 costs 1.5e-5.
+const F32_NMSE: f64 = 1e-10;
+/// Random shapes a kernel.
+const SHAPES: u64 = 200;
+
+/// Output (N, H, W, C) of the one layer of `weights`, with its ReLU if it has one, on the CPU backend.
+fn run_cpu(weights: &Weights, images: usize, input: Input<'_>) -> Vec<f32> {
+    let plan = Plan::new(weights.network(), images, &["layer"]).unwrap();
+    let backend = CpuBackend::new(weights.clone(), 2).unwrap();
+    let mut session: Box<dyn Session> = backend.session(plan).unwrap();
+    // Twice: the second run works in buffers that hold the first one's values.
+    let [first, second] = [(); 2].map(|()| {
+        session.run(input).unwrap();
+        session.activation("layer").unwrap().values
+    });
+    assert_eq!(bits(&first), bits(&second), "the second run differs from the first");
+    second
+}
+
+/// The oracle's output on (N, H, W, C) values, in the same order.
+fn run_oracle(weights: &Weights, values: &[f32]) -> Vec<f64> {
+    let node = weights.network().nodes.last().unwrap();
+    let input: Vec<f64> = to_nchw(weights.network().input(), values).into_iter().map(f64::from).collect();
+    to_nhwc(node.output, &naive::forward(weights, &input).last().unwrap().values)
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// (N, H, W, C) to (N, C, H, W).
+pub fn to_nchw<T: Copy>(Shape { h, w, c }: Shape, values: &[T]) -> Vec<T> {
+    transpose(values, h * w, c)
+}
+
+/// (N, C, H, W) to (N, H, W, C).
+pub fn to_nhwc<T: Copy>(Shape { h, w, c }: Shape, values: &[T]) -> Vec<T> {
+    transpose(values, c, h * w)
+}
+
+/// (N, rows, columns) to (N, columns, rows).
+fn transpose<T: Copy>(values: &[T], rows: usize, columns: usize) -> Vec<T> {
+    let images = values.chunks_exact(rows * columns);
+    images.flat_map(|v| (0..columns).flat_map(move |j| (0..rows).map(move |i| v[i * columns + j]))).collect()
+}
+
+fn nmse(found: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let error: f64 = found.iter().zip(expected).map(|(&f, e)| (f64::from(f) - e).powi(2)).sum();
+    let scale: f64 = expected.iter().map(|e| e * e).sum();
+    if error == 0.0 { 0.0 } else { error / scale }
+}
+
+fn case(name: &'static str, op: Op, input: Shape, output: Shape) -> Case {
+    Case { variant: "random", name, op, input, output }
+}
+
+/// A convolution of random shape whose every output exists.
+fn random_conv(rng: &mut impl Rng) -> Case {
+    let conv = Conv {
+        groups: rng.random_range(1..=3),
+        out_channels: 0, // the width is the output shape's
+        kernel: rng.random_range(1..=11),
+        stride: rng.random_range(1..=4),
+        padding: rng.random_range(0..=5),
+    };
+    let least = conv.kernel.saturating_sub(2 * conv.padding).max(1);
+    let mut side = || rng.random_range(least..=least + 20);
+    let (h, w) = (side(), side());
+    let count = |size: usize| (size + 2 * conv.padding - conv.kernel) / conv.stride + 1;
+    let input = Shape { h, w, c: conv.groups * rng.random_range(1..=9) };
+    let output = Shape { h: count(h), w: count(w), c: conv.groups * rng.random_range(1..=20) };
+    case("conv", Op::Conv(conv), input, output)
+}
+
+fn random_linear(rng: &mut impl Rng) -> Case {
+    let side = rng.random_range(1..=6);
+    let input = Shape { h: side, w: side, c: rng.random_range(1..=40) };
+    let output = Shape { h: 1, w: 1, c: rng.random_range(1..=100) };
+    case("linear", Op::Linear { out_features: 0 }, input, output)
+}
+
+/// `SHAPES` random cases against the oracle within `limit` of the mean square; the message of a failure has the seed.
+fn check(draw_case: impl Fn(&mut ChaCha8Rng) -> Case, scale: f32, limit: f64) {
+    for seed in 0..SHAPES {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let case = draw_case(&mut rng);
+        let relu = matches!(case.op, Op::Conv(_) | Op::Linear { .. }) && rng.random();
+        let images = rng.random_range(1..=9);
+        let weights = case.weights(relu, || uniform(&mut rng));
+        let values: Vec<f32> = (0..images * case.input.len()).map(|_| scale * uniform(&mut rng)).collect();
+        let found = run_cpu(&weights, images, Input::Tensor(&values));
+        let error = nmse(&found, &run_oracle(&weights, &values));
+        assert!(error <= limit, "seed {seed}, {images} images, relu {relu}: NMSE {error:e}, {case:?}");
+    }
+}
+
+#[test]
+fn convolutions_of_random_shapes() {
+    check(random_conv, 1.0, F32_NMSE);
+}
+
+#[test]
+fn fully_connected_layers_of_random_shapes() {
+    check(random_linear, 1.0, F32_NMSE);
+}
+
+#[test]
+fn lrn_of_random_shapes() {
+    let draw = |rng: &mut ChaCha8Rng| {
+        let scope = if rng.random() { LrnScope::Tower } else { LrnScope::All };
+        let lrn = Lrn {
+            size: [1, 3, 5, 7][rng.random_range(0..4)],
+            alpha: 1e-4,
+            beta: 0.75,
+            k: [1.0, 2.0][rng.random_range(0..2)],
+            scope,
+        };
+        let c = scope.towers() * rng.random_range(1..=20);
+        let shape = Shape { h: rng.random_range(1..=9), w: rng.random_range(1..=9), c };
+        case("lrn", Op::Lrn(lrn), shape, shape)
+    };
+    // At this scale the sum of squares outweighs k, as in the paper's first layer.
+    check(draw, 500.0, F32_NMSE);
+}
+
+#[test]
+fn max_pools_of_random_shapes_are_exact() {
+    check(random_pool, 1.0, 0.0);
+}
+
+fn random_pool(rng: &mut ChaCha8Rng) -> Case {
+    let pool = Pool { kernel: rng.random_range(1..=4), stride: rng.random_range(1..=4) };
+    let count = |size: usize| (size - pool.kernel) / pool.stride + 1;
+    let mut side = || rng.random_range(pool.kernel..=pool.kernel + 12);
+    let input = Shape { h: side(), w: side(), c: 7 };
+    case("pool", Op::MaxPool(pool), input, Shape { h: count(input.h), w: count(input.w), c: 7 })
+}
+
+#[test]
+fn adaptive_average_pools_of_random_shapes() {
+    let draw = |rng: &mut ChaCha8Rng| {
+        let input = Shape { h: rng.random_range(1..=31), w: rng.random_range(1..=31), c: rng.random_range(1..=9) };
+        let output = rng.random_range(1..=8);
+        let shape = Shape { h: output, w: output, c: input.c };
+        case("avgpool", Op::AdaptiveAvgPool { output }, input, shape)
+    };
+    // Where sizes agree the pool is the identity and no step; the plan drops it.
+    check(
+        |rng| loop {
+            let case = draw(rng);
+            if case.input != case.output {
+                break case;
+            }
+        },
+        1.0,
+        F32_NMSE,
+    );
+}
+
+/// Sums of products of -1, 0 and 1 are exact in f32, so that a wrong term cannot hide in a tolerance.
+#[test]
+fn integer_sums_match_bit_for_bit() {
+    for seed in 0..500 {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let case = if rng.random() { random_conv(&mut rng) } else { random_linear(&mut rng) };
+        let relu = rng.random();
+        let images = rng.random_range(1..=9);
+        let mut integer = || rng.random_range(-1i8..=1) as f32;
+        let weights = case.weights(relu, &mut integer);
+        let values: Vec<f32> = (0..images * case.input.len()).map(|_| integer()).collect();
+        let found = run_cpu(&weights, images, Input::Tensor(&values));
+        // + 0.0 turns -0 into 0 on both sides.
+        let found: Vec<f32> = found.iter().map(|v| v + 0.0).collect();
+        let expected: Vec<f32> = run_oracle(&weights, &values).iter().map(|&v| v as f32 + 0.0).collect();
+        assert_eq!(bits(&found), bits(&expected), "seed {seed}, {images} images, relu {relu}, {case:?}");
+    }
+}
+
+/// Every layer of the six networks at its published width, one image.
+#[test]
+fn published_layers_match_the_oracle() {
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    for case in published_layers() {
+        let weights = case.weights(false, || uniform(&mut rng));
+        let values: Vec<f32> = (0..case.input.len()).map(|_| 30.0 * uniform(&mut rng)).collect();
+        let found = run_cpu(&weights, 1, Input::Tensor(&values));
+        let error = nmse(&found, &run_oracle(&weights, &values));
+        assert!(error <= F32_NMSE, "NMSE {error:e}, {case:?}");
+    }
+}
+
+#[test]
+fn a_nan_survives_relu_and_pools() {
+    for seed in 0..SHAPES {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let case = if rng.random() { random_conv(&mut rng) } else { random_pool(&mut rng) };
+        let weights = case.weights(matches!(case.op, Op::Conv(_)), || uniform(&mut rng));
+        let mut values: Vec<f32> = (0..case.input.len()).map(|_| uniform(&mut rng)).collect();
+        values[rng.random_range(0..case.input.len())] = f32::NAN;
+        let found: Vec<_> = run_cpu(&weights, 1, Input::Tensor(&values)).iter().map(|v| v.is_nan()).collect();
+        let expected: Vec<_> = run_oracle(&weights, &values).iter().map(|v| v.is_nan()).collect();
+        assert_eq!(found, expected, "seed {seed}, {case:?}");
+    }
+}
+
+#[test]
+fn preprocessing_is_exact_for_every_variant() {
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let (size, images) = (37, 5);
+    for variant in &VARIANTS {
+        let preprocess = variant.preprocess;
+        let shape = Shape { h: size, w: size, c: 3 };
+        let mut case = case("pool", Op::MaxPool(Pool { kernel: 1, stride: 1 }), shape, shape);
+        case.variant = variant.name;
+        let weights = case.weights_with(preprocess, false, || 0.0);
+        let pixels: Vec<u8> = (0..images * shape.len()).map(|_| rng.random()).collect();
+        let found = to_nchw(shape, &run_cpu(&weights, images, Input::Pixels(&pixels)));
+        let expected = naive::input(&preprocess, size, &pixels);
+        assert_eq!(bits(&found), bits(&expected), "{}", variant.name);
+
+        // And against the specification itself, with its numbers written out.
+        let rgb = [pixels[0], pixels[1], pixels[2]].map(f32::from);
+        let by_hand = match variant.name {
+            "torchvision" | "half" | "single-tower" => {
+                [(rgb[0] / 255.0 - 0.485) / 0.229, (rgb[1] / 255.0 - 0.456) / 0.224, (rgb[2] / 255.0 - 0.406) / 0.225]
+            }
+            "paper" => [rgb[0] - 123.68, rgb[1] - 116.779, rgb[2] - 103.939],
+            _ => [rgb[2] - 104.006_99, rgb[1] - 116.668_77, rgb[0] - 122.678_914],
+        };
+        assert_eq!([0, 1, 2].map(|c| found[c * size * size]), by_hand, "{}", variant.name);
+    }
+}

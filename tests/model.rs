@@ -1,0 +1,177 @@
+//! The library's entry point: sessions, batches, activations, input sizes, and what it refuses.
+
+use alexnet::backend::{Input, Score};
+use alexnet::cpu::naive;
+use alexnet::weights::seeded;
+use alexnet::{Device, Error, Model, Options, Precision};
+
+use crate::testdata;
+
+fn demo(options: Options) -> Model {
+    Model::demo(&options).unwrap()
+}
+
+fn pixels(images: usize, size: usize) -> Vec<u8> {
+    (0..images).flat_map(|index| seeded::picture(5, index, size)).collect()
+}
+
+/// Largest difference over the rms of `expected`.
+fn difference(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let rms = (expected.iter().map(|&e| f64::from(e).powi(2)).sum::<f64>() / expected.len() as f64).sqrt();
+    found.iter().zip(expected).map(|(&f, &e)| f64::from((f - e).abs())).fold(0.0, f64::max) / rms
+}
+
+#[test]
+fn models_are_shared_between_threads() {
+    fn assert_send_sync<T: Send + Sync>() {}
+    assert_send_sync::<Model>();
+    let model = demo(Options::default());
+    let pixels = pixels(2, 224);
+    let expected = model.logits(Input::Pixels(&pixels)).unwrap();
+    std::thread::scope(|scope| {
+        let run = || model.logits(Input::Pixels(&pixels)).unwrap();
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(run)).collect();
+        for thread in threads {
+            assert_eq!(thread.join().unwrap(), expected);
+        }
+    });
+}
+
+/// Batches below, at and above the session's, and ragged ones, give what one image at a time gives.
+#[test]
+fn any_batch_size_gives_the_same_logits() {
+    for checkpoint in ["samples/shapes.safetensors", "samples/shapes-paper.safetensors"] {
+        let model = Model::load(testdata::path(checkpoint).to_str().unwrap(), &Options::default()).unwrap();
+        let size = model.network().input_size;
+        let pixels = pixels(67, size);
+        let image = size * size * 3;
+        let one_by_one: Vec<f32> =
+            pixels.chunks(image).flat_map(|image| model.logits(Input::Pixels(image)).unwrap()).collect();
+        for images in [1, 2, 3, 5, 31, 32, 33, 67] {
+            let logits = model.logits(Input::Pixels(&pixels[..images * image])).unwrap();
+            let error = difference(&logits, &one_by_one[..images * 10]);
+            assert!(error < 1e-5, "{checkpoint}, {images} images: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn thread_counts_give_the_same_logits() {
+    let pixels = pixels(9, 224);
+    let logits = |threads: usize| {
+        let options = Options { threads: std::num::NonZeroUsize::new(threads), ..Options::default() };
+        demo(options).logits(Input::Pixels(&pixels)).unwrap()
+    };
+    let expected = logits(1);
+    for threads in [2, 3, 8, 16] {
+        let error = difference(&logits(threads), &expected);
+        assert!(error < 1e-5, "{threads} threads: {error:e}");
+    }
+}
+
+#[test]
+fn a_tensor_and_its_pixels_agree() {
+    let model = demo(Options::default());
+    let pixels = pixels(3, 224);
+    let input = model.activations(Input::Pixels(&pixels), &["input"]).unwrap().remove(0);
+    assert_eq!(input.shape, [3, 224, 224, 3]);
+    let from_tensor = model.logits(Input::Tensor(&input.values)).unwrap();
+    assert_eq!(from_tensor, model.logits(Input::Pixels(&pixels)).unwrap());
+}
+
+#[test]
+fn activations_come_in_the_order_asked_for() {
+    let model = demo(Options::default());
+    let pixels = pixels(2, 224);
+    let layers = ["fc8", "pool5", "conv1", "relu1", "avgpool", "drop7", "fc7"];
+    let found = model.activations(Input::Pixels(&pixels), &layers).unwrap();
+    let shapes: Vec<_> = found.iter().map(|a| a.shape).collect();
+    let expected =
+        [[2, 1, 1, 10], [2, 6, 6, 32], [2, 55, 55, 16], [2, 55, 55, 16], [2, 6, 6, 32], [2, 1, 1, 128], [2, 1, 1, 128]];
+    assert_eq!(shapes, expected);
+    assert_eq!(found[0].values, model.logits(Input::Pixels(&pixels)).unwrap());
+    assert_eq!(found[2], found[3], "conv1 and relu1 are one step");
+    assert_eq!(found[1], found[4], "the adaptive pool is the identity at 224");
+    assert!(found[2].values.iter().all(|&v| v >= 0.0) && found[2].values.iter().any(|&v| v > 0.0));
+    let error = model.activations(Input::Pixels(&pixels), &["conv9"]).unwrap_err();
+    assert!(matches!(error, Error::Usage(_)) && error.to_string().contains("conv9"), "{error}");
+}
+
+/// Other input sizes, through the adaptive pool, against the oracle.
+#[test]
+fn torchvision_takes_other_input_sizes() {
+    let bytes = testdata::bytes("samples/shapes.safetensors");
+    for size in [63, 127, 160, 223, 225, 320, 512] {
+        let options = Options { input_size: Some(size), ..Options::default() };
+        let model = demo(options);
+        let pixels = pixels(2, size);
+        let checkpoint = alexnet::weights::Checkpoint::from_bytes("demo".as_ref(), &bytes).unwrap();
+        let weights = checkpoint.into_weights(model.network().variant, size).unwrap();
+        let input: Vec<f64> =
+            naive::input(&model.network().variant.preprocess, size, &pixels).into_iter().map(f64::from).collect();
+        let oracle = naive::forward(&weights, &input).pop().unwrap().values;
+        let expected: Vec<f32> = oracle.iter().map(|&v| v as f32).collect();
+        let error = difference(&model.logits(Input::Pixels(&pixels)).unwrap(), &expected);
+        assert!(error < 1e-4, "{size}: {error:e}");
+    }
+}
+
+#[test]
+fn sessions_refuse_what_they_cannot_run() {
+    let model = demo(Options::default());
+    let mut session = model.session(2, &["pool1"]).unwrap();
+    let pixels = pixels(3, 224);
+    let image = 224 * 224 * 3;
+    for len in [1, image - 1, image + 1, 3 * image] {
+        let error = session.run(Input::Pixels(&pixels[..len])).unwrap_err();
+        assert!(matches!(error, Error::Usage(_)), "{len}: {error}");
+    }
+    session.run(Input::Pixels(&pixels[..image])).unwrap();
+    assert_eq!(session.logits().unwrap().len(), 10);
+    assert_eq!(session.activation("pool1").unwrap().shape, [1, 27, 27, 16]);
+    assert!(matches!(session.activation("pool2"), Err(Error::Usage(_))));
+    session.run(Input::Pixels(&[])).unwrap();
+    assert_eq!(session.top_k(1, Score::Prob).unwrap(), []);
+    assert!(matches!(model.session(0, &[]), Err(Error::Usage(_))));
+    assert_eq!(model.predict_pixels(&[], 3).unwrap(), Vec::<Vec<_>>::new());
+    assert!(matches!(model.predict_pixels(&pixels[1..], 3), Err(Error::Usage(_))));
+}
+
+#[test]
+fn devices_and_precisions_that_are_not_there() {
+    let cuda = Model::demo(&Options { device: Device::Cuda(0), ..Options::default() });
+    assert_eq!(cuda.err().unwrap().exit_code(), 5);
+    for precision in [Precision::Tf32, Precision::Float16, Precision::Bfloat16] {
+        let model = Model::demo(&Options { precision, ..Options::default() });
+        assert_eq!(model.err().unwrap().exit_code(), 2, "{precision:?}");
+    }
+    for text in ["gpu", "cuda:", "cuda:x", "CPU", ""] {
+        assert!(text.parse::<Device>().is_err(), "{text}");
+    }
+    assert_eq!("cuda:3".parse::<Device>().unwrap(), Device::Cuda(3));
+}
+
+#[test]
+fn predictions_are_probabilities_best_first() {
+    let model = demo(Options::default());
+    let pixels = pixels(4, 224);
+    for predictions in model.predict_pixels(&pixels, 99).unwrap() {
+        assert_eq!(predictions.len(), 10, "never more than the classes");
+        assert!(predictions.windows(2).all(|w| w[0].score >= w[1].score));
+        let sum: f32 = predictions.iter().map(|p| p.score).sum();
+        assert!((sum - 1.0).abs() < 1e-5, "{sum}");
+    }
+}
+
+/// A file that cannot be used has an error of its own; the others are predicted.
+#[test]
+fn files_fail_one_by_one() {
+    let model = demo(Options::default());
+    let good = testdata::path("samples/shapes/star/0.jpg");
+    let files = [good.clone(), testdata::path("README.md"), testdata::path("no/such/file.jpg"), good];
+    let results = model.predict_files(&files, 1).unwrap();
+    let shown: Vec<_> =
+        results.iter().map(|r| r.as_ref().map(|p| model.label(p[0].index)).map_err(|e| e.exit_code())).collect();
+    assert_eq!(shown, [Ok("star".into()), Err(3), Err(3), Ok("star".into())]);
+}
