@@ -10,6 +10,7 @@ use rand::{Rng, RngExt};
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
     pub variant: &'static str,
+    #[allow(dead_code)] // benchmarks print it, tests print the whole case
     pub name: &'static str,
     pub op: Op,
     pub input: Shape,

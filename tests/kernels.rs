@@ -239,7 +239,7 @@ fn preprocessing_is_exact_for_every_variant() {
                 [(rgb[0] / 255.0 - 0.485) / 0.229, (rgb[1] / 255.0 - 0.456) / 0.224, (rgb[2] / 255.0 - 0.406) / 0.225]
             }
             "paper" => [rgb[0] - 123.68, rgb[1] - 116.779, rgb[2] - 103.939],
-            _ => [rgb[2] - 104.006_99, rgb[1] - 116.668_77, rgb[0] - 122.678_914],
+            _ => [rgb[2] - 104.006_99, rgb[1] - 116.668_77, rgb[0] - 122.678_92],
         };
         assert_eq!([0, 1, 2].map(|c| found[c * size * size]), by_hand, "{}", variant.name);
     }

@@ -1,6 +1,7 @@
 //! The integration suite, one module a subject.
 
 mod cases;
+mod cli;
 mod golden;
 mod images;
 mod input;

@@ -18,3 +18,9 @@ pub fn bytes(relative: &str) -> Vec<u8> {
 pub fn json(relative: &str) -> serde_json::Value {
     serde_json::from_slice(&bytes(relative)).unwrap_or_else(|e| panic!("{relative}: {e}"))
 }
+
+/// The command line under test: `alexnet` in the test root where that was carried along, else the one cargo built.
+pub fn alexnet() -> PathBuf {
+    let carried = std::env::var_os("ALEXNET_TEST_ROOT").map(|root| PathBuf::from(root).join("alexnet"));
+    carried.unwrap_or_else(|| env!("CARGO_BIN_EXE_alexnet").into())
+}

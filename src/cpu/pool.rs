@@ -12,8 +12,8 @@ pub fn max(pool: Pool, input: Shape, output: Shape, source: &[f32], target: &mut
             for h in p * pool.stride..p * pool.stride + pool.kernel {
                 for w in q * pool.stride..q * pool.stride + pool.kernel {
                     for (maximum, &value) in maxima.iter_mut().zip(pixel(input, source, image, h, w)) {
-                        // False only for a smaller or equal number: NaN replaces the maximum and is never replaced.
-                        if !(value <= *maximum) && !maximum.is_nan() {
+                        // Nothing is greater than a NaN, so one that got in stays.
+                        if value > *maximum || value.is_nan() {
                             *maximum = value;
                         }
                     }

@@ -153,7 +153,7 @@ impl Network {
                     let side = side.ok_or_else(|| too_small(variant, input_size))?;
                     Shape { h: side, w: side, c: input.c }
                 }
-                Op::Lrn(lrn) if input.c % lrn.scope.towers() != 0 => {
+                Op::Lrn(lrn) if !input.c.is_multiple_of(lrn.scope.towers()) => {
                     return Err(Error::Usage(format!(
                         "{}: {} channels do not divide into two towers",
                         layer.name, input.c

@@ -1,0 +1,166 @@
+//! The commands beside `predict`.
+
+use std::fs;
+
+use alexnet::weights::{Checkpoint, DType};
+use serde_json::Value;
+
+use super::{alexnet, csv_rows, str};
+use crate::testdata;
+
+#[test]
+fn summary_prints_pytorchs_form() {
+    for name in ["torchvision", "half", "single-tower"] {
+        let expected = String::from_utf8(testdata::bytes(&format!("tests/data/print/{name}.txt"))).unwrap();
+        assert_eq!(alexnet(["summary", "-m", name, "--format", "torch"]).expect(0), expected, "{name}");
+    }
+    for name in ["paper", "caffe", "caffenet"] {
+        alexnet(["summary", "-m", name, "--format", "torch"]).refuse(2, &[name, "single-tower"]);
+    }
+    // Widths are the checkpoint's.
+    let narrow =
+        alexnet(["summary", "--checkpoint", "tests/data/checkpoints/torchvision.zip.pth", "--format", "torch"]);
+    assert!(narrow.expect(0).contains("(0): Conv2d(3, 8, kernel_size=(11, 11)"));
+}
+
+#[test]
+fn summary_has_torchinfos_columns_and_totals() {
+    let table = alexnet(["summary", "-m", "torchvision"]).expect(0);
+    for part in ["Output Shape", "Param #", "Mult-Adds", "conv2 (Conv2d)", "[1, 192, 27, 27]", "307,392", "61,100,840"]
+    {
+        assert!(table.contains(part), "{part}\n{table}");
+    }
+    let json: Value =
+        serde_json::from_str(&alexnet(["summary", "-m", "paper", "--json", "-b", "2"]).expect(0)).unwrap();
+    assert_eq!((&json["variant"], &json["total_params"]), (&"paper".into(), &60_965_224.into()));
+    assert_eq!(json["input_shape"], serde_json::json!([2, 3, 227, 227]));
+    assert_eq!(json["layers"][0]["type"], "Conv2d");
+    let params: u64 = json["layers"].as_array().unwrap().iter().map(|l| l["params"].as_u64().unwrap()).sum();
+    assert_eq!(params, 60_965_224);
+}
+
+#[test]
+fn init_writes_a_checkpoint_that_predicts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let init = |name: &str, extra: &[&str]| {
+        let file = path(name);
+        let arguments = ["init", "--model", "half", "--classes", "10", "-o", str(&file)];
+        alexnet(arguments.iter().chain(extra)).expect(0);
+        fs::read(file).unwrap()
+    };
+    let a = init("a.safetensors", &["--seed", "7"]);
+    assert!(a == init("b.safetensors", &["--seed", "7"]), "the same seed gives the same file");
+    assert!(a != init("c.safetensors", &["--seed", "8"]));
+    assert!(a != init("d.safetensors", &["--seed", "7", "--scheme", "pytorch"]));
+
+    let file = path("a.safetensors");
+    let csv = alexnet(["predict", "samples/shapes/star", "--checkpoint", str(&file)]).expect(0);
+    assert!(csv_rows(&csv).iter().all(|r| r["label"].starts_with("class_")), "{csv}");
+    let summary = alexnet(["summary", "--checkpoint", str(&file), "--json"]).expect(0);
+    let summary: Value = serde_json::from_str(&summary).unwrap();
+    assert_eq!(summary["variant"], "half");
+    assert_eq!(summary["layers"].as_array().unwrap().last().unwrap()["output_shape"], serde_json::json!([1, 10]));
+}
+
+#[test]
+fn convert_keeps_dtypes_and_writes_variant_and_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.safetensors");
+    let convert = |input: &str, extra: &[&str]| {
+        alexnet(["convert", input, "-o", str(&out)].iter().chain(extra)).expect(0);
+        Checkpoint::open(&out).unwrap()
+    };
+    for (input, dtype) in [
+        ("torchvision.f16.pth", DType::F16),
+        ("torchvision.f64.safetensors", DType::F64),
+        ("torchvision.bf16.safetensors", DType::Bf16),
+        ("torchvision.views.pth", DType::F32),
+    ] {
+        let input = format!("tests/data/checkpoints/{input}");
+        let original = Checkpoint::open(&testdata::path(&input)).unwrap();
+        let converted = convert(&input, &[]);
+        assert!(converted.tensors.values().all(|t| t.dtype == dtype), "{input}");
+        assert!(converted.tensors == original.tensors, "{input}");
+        assert_eq!(converted.variant.as_deref(), Some("torchvision"));
+        assert_eq!(converted.labels, None, "ten classes without names stay without");
+    }
+    let labels = folder.path().join("labels.txt");
+    fs::write(&labels, (0..10).map(|i| format!("name {i}\n")).collect::<String>()).unwrap();
+    let paper = convert("tests/data/checkpoints/paper.zip.pth", &["-m", "caffe", "--labels", str(&labels)]);
+    assert_eq!(paper.variant.as_deref(), Some("caffe"));
+    assert_eq!(paper.labels.unwrap()[9], "name 9");
+    // What was written decides from then on.
+    let run = alexnet(["predict", "samples/shapes/star/0.jpg", "--checkpoint", str(&out)]);
+    assert!(run.stderr.contains("caffe,"), "{}", run.stderr);
+    assert!(csv_rows(&run.expect(0))[0]["label"].starts_with("name "));
+
+    alexnet(["convert", "tests/data/checkpoints/paper.zip.pth", "-o", str(&out)]).refuse(2, &["--model"]);
+    alexnet(["convert", "tests/data/print/half.txt", "-o", str(&out)]).refuse(4, &["tests/data/print/half.txt"]);
+    alexnet(["convert", "none.pth", "-o", str(&out)]).refuse(2, &["none.pth"]);
+}
+
+#[test]
+fn pack_lists_what_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let pack = folder.path().join("mixed.npy");
+    let run = alexnet([
+        "pack",
+        "samples/shapes/star",
+        "tests/data/print/half.txt",
+        "samples/shapes/ring/0.jpg",
+        "-o",
+        str(&pack),
+    ]);
+    run.expect(3);
+    let rows = csv_rows(&fs::read_to_string(folder.path().join("mixed.csv")).unwrap());
+    let shown: Vec<_> = rows.iter().map(|r| (r["row"].as_str(), r["filename"].as_str())).collect();
+    assert_eq!(
+        shown[3..],
+        [("3", "samples/shapes/star/3.jpg"), ("", "tests/data/print/half.txt"), ("4", "samples/shapes/ring/0.jpg")]
+    );
+    assert!(rows[4]["error"].contains("not a picture"), "{:?}", rows[4]);
+    let predicted = csv_rows(&alexnet(["predict", str(&pack)]).expect(0));
+    assert_eq!(
+        predicted.iter().map(|r| r["label"].as_str()).collect::<Vec<_>>(),
+        ["star", "star", "star", "star", "ring"]
+    );
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "no partial files stay");
+}
+
+/// The report's shape and arithmetic; speeds are for benchmarks.
+#[test]
+fn bench_reports_compute_and_end_to_end() {
+    let arguments = ["bench", "samples/shapes", "--checkpoint", "samples/shapes.safetensors", "-b", "1,8"];
+    let run = alexnet(arguments.iter().chain(&["--duration", "0.2", "--json", "-j", "1"]));
+    let report: Value = serde_json::from_str(&run.expect(0)).unwrap();
+    assert_eq!((&report["model"], &report["threads"]), (&"torchvision".into(), &1.into()));
+    assert_eq!((&report["param_count"], &report["input_size"]), (&232_554.into(), &224.into()));
+    let results = report["results"].as_array().unwrap();
+    let kinds: Vec<_> =
+        results.iter().map(|r| (r["mode"].as_str().unwrap(), r["batch_size"].as_u64().unwrap())).collect();
+    assert_eq!(kinds, [("compute", 1), ("end_to_end", 1), ("compute", 8), ("end_to_end", 8)]);
+    for result in results {
+        let number = |key: &str| result[key].as_f64().unwrap();
+        let latency = |key: &str| result["latency_ms"][key].as_f64().unwrap();
+        assert!(number("samples_per_sec") > 0.0 && number("steps") >= 5.0);
+        assert_eq!(number("step_time_ms"), latency("mean"));
+        let order = ["min", "median", "p90", "p95", "p99", "max"].map(latency);
+        assert!(order.windows(2).all(|w| w[0] <= w[1]), "{result}");
+        // Images a second and time a batch are two views of one run.
+        let implied = number("images") / number("steps") / number("step_time_ms") * 1e3;
+        assert!((0.5..=1.01).contains(&(number("samples_per_sec") / implied)), "{result}");
+    }
+}
+
+#[test]
+fn completions_and_help() {
+    for (shell, part) in [("bash", "_alexnet"), ("zsh", "#compdef alexnet"), ("fish", "complete -c alexnet")] {
+        assert!(alexnet(["completions", shell]).expect(0).contains(part), "{shell}");
+    }
+    let help = alexnet(["--help"]).expect(0);
+    for command in ["predict", "pack", "summary", "init", "convert", "bench", "completions"] {
+        assert!(help.contains(command), "{command}");
+        assert!(alexnet([command, "--help"]).expect(0).contains("Usage"), "{command}");
+    }
+}
