@@ -1,7 +1,7 @@
 //! The boundary between the network and the devices that run it.
 //!
 //! A [`Backend`] holds a network's weights, uploaded once. A [`Session`] holds the buffers of one [`Plan`] and runs it on
-//! batch after batch; it allocates nothing once its first run is over.
+//! batch after batch; once its first run is over it allocates nothing of its own.
 
 use crate::plan::Plan;
 use crate::{Error, Result};
@@ -39,7 +39,7 @@ pub trait Session: Send {
     ///
     /// # Errors
     /// Those of the device.
-    fn top_k(&mut self, k: usize, score: Score) -> Result<Vec<Prediction>>;
+    fn top_k(&mut self, k: usize, score: Score) -> Result<&[Prediction]>;
 
     /// Output of the kept layer `name` in the last run, (N, H, W, C).
     ///

@@ -1,4 +1,51 @@
-//! AlexNet (skeleton).
+//! AlexNet: six variants, PyTorch's numbers, batch inference.
+//!
+//! ```text
+//! net      six networks as constant data ──┐
+//! weights  .safetensors, .pth, seed:N ─────┼─> Weights ──> Backend (weights on a device, once)
+//!                                          └─> Plan ─────> Session (its buffers) ──> logits, top-k, activations
+//! image    JPEG, PNG, WebP, BMP, GIF ──> uint8 (N, H, W, 3) ──────────┘
+//! input    files, folders, globs, lists, packs, decoded ahead in order
+//! ```
+//!
+//! [`net`] holds the descriptions and infers shapes from a checkpoint's tensors; [`plan`] turns a network and a batch size
+//! into fused steps over a few buffers; a [`backend`] runs plans. [`cpu`] is the backend that runs everywhere, and
+//! [`cpu::naive`] the oracle that every kernel is tested against. Activations are NHWC and filters KRSC throughout;
+//! checkpoints and the oracle keep PyTorch's NCHW and KCRS.
+//!
+//! Most programs need [`Model`] alone:
+//!
+//! ```
+//! use alexnet::{Model, Options};
+//!
+//! // The built-in demo, which names drawn shapes; Model::load takes a file, IMAGENET1K_V1 or seed:N.
+//! let model = Model::demo(&Options::default())?;
+//! let results = model.predict_files(&["samples/shapes/star/0.jpg", "samples/shapes/ring/0.jpg"], 3)?;
+//! for result in results {
+//!     let best = result?[0];
+//!     println!("{} {:.3}", model.label(best.index), best.score);
+//! }
+//! # Ok::<(), alexnet::Error>(())
+//! ```
+//!
+//! Pixels that are decoded already, and named activations:
+//!
+//! ```
+//! use alexnet::{Input, Model, Options};
+//!
+//! let model = Model::demo(&Options::default())?;
+//! let pixels = vec![128u8; 2 * 224 * 224 * 3]; // two grey pictures, RGB (N, H, W, 3)
+//! let predictions = model.predict_pixels(&pixels, 5)?;
+//! assert_eq!((predictions.len(), predictions[0].len()), (2, 5));
+//!
+//! let layers = model.activations(Input::Pixels(&pixels), &["pool5", "fc7"])?;
+//! assert_eq!(layers[0].shape, [2, 6, 6, 32]); // (N, H, W, C); the demo is narrow
+//! assert_eq!(layers[1].shape, [2, 1, 1, 128]);
+//! # Ok::<(), alexnet::Error>(())
+//! ```
+
+#![warn(missing_docs)]
+
 pub mod backend;
 pub mod cpu;
 mod error;
@@ -10,6 +57,6 @@ pub mod net;
 pub mod plan;
 pub mod weights;
 
-pub use backend::{Activation, Backend, Input, Prediction, Score, Session};
+pub use backend::{Input, Prediction, Score};
 pub use error::{Error, Result};
 pub use model::{Device, Model, Options, Precision, demo_checkpoint, open_checkpoint};

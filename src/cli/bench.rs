@@ -121,7 +121,7 @@ fn compute(model: &Model, batch_size: usize, duration: Duration) -> Result<Measu
     let mut session = model.session(batch_size, &[])?;
     let mut step = || {
         session.run(Input::Pixels(&pixels))?;
-        session.top_k(1, Score::Prob)
+        session.top_k(1, Score::Prob).map(drop)
     };
     let warm_up = Instant::now();
     while warm_up.elapsed() < WARM_UP {

@@ -14,13 +14,13 @@ use std::sync::Arc;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use softmax::TopK;
+
 use crate::backend::{Activation, Backend, Input, Prediction, Score, Session};
 use crate::net::{Op, Shape};
 use crate::plan::{Plan, Step, StepKind};
 use crate::weights::Weights;
 use crate::{Error, Result};
-
-pub use softmax::top_k;
 
 /// A network's weights on the CPU.
 pub struct CpuBackend {
@@ -67,7 +67,7 @@ impl Backend for CpuBackend {
 
     fn session(&self, plan: Plan) -> Result<Box<dyn Session>> {
         let buffers = plan.buffers.iter().map(|elements| zeroed(elements * plan.batch)).collect::<Result<_>>()?;
-        Ok(Box::new(CpuSession { shared: Arc::clone(&self.shared), plan, buffers, images: 0 }))
+        Ok(Box::new(CpuSession { shared: Arc::clone(&self.shared), plan, buffers, images: 0, top_k: TopK::default() }))
     }
 }
 
@@ -88,6 +88,7 @@ struct CpuSession {
     buffers: Vec<Vec<f32>>,
     /// Images of the last run.
     images: usize,
+    top_k: TopK,
 }
 
 impl Session for CpuSession {
@@ -100,7 +101,7 @@ impl Session for CpuSession {
         if self.images == 0 {
             return Ok(());
         }
-        let CpuSession { shared, plan, buffers, images } = self;
+        let CpuSession { shared, plan, buffers, images, .. } = self;
         shared.pool.install(|| {
             for step in &plan.steps {
                 // Taken out of the list, so that source and target can be borrowed at once; a plan never has them equal.
@@ -124,9 +125,10 @@ impl Session for CpuSession {
         Ok(&self.buffers[step.target][..self.images * step.output.len()])
     }
 
-    fn top_k(&mut self, k: usize, score: Score) -> Result<Vec<Prediction>> {
-        let classes = self.plan.classes();
-        Ok(self.logits()?.chunks_exact(classes).flat_map(|logits| top_k(logits, k, score)).collect())
+    fn top_k(&mut self, k: usize, score: Score) -> Result<&[Prediction]> {
+        let step = self.plan.logits();
+        let logits = &self.buffers[step.target][..self.images * step.output.len()];
+        Ok(self.top_k.find(logits, step.output.len(), k, score))
     }
 
     fn activation(&mut self, name: &str) -> Result<Activation> {

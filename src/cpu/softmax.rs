@@ -2,28 +2,48 @@
 
 use crate::backend::{Prediction, Score};
 
-/// The `min(k, classes)` best classes of one image's logits, best first. Equal logits keep class order; NaN comes last.
-///
-/// Probabilities are computed in f64 over all classes.
-pub fn top_k(logits: &[f32], k: usize, score: Score) -> Vec<Prediction> {
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    let key = |index: usize| if logits[index].is_nan() { f32::NEG_INFINITY } else { logits[index] };
-    let best_first = |a: &usize, b: &usize| key(*b).total_cmp(&key(*a)).then(a.cmp(b));
-    let k = k.min(order.len());
-    if k > 0 && k < order.len() {
-        order.select_nth_unstable_by(k - 1, best_first);
-    }
-    order.truncate(k);
-    order.sort_unstable_by(best_first);
+/// Finds the best classes, in memory that it keeps from call to call.
+#[derive(Debug, Default)]
+pub struct TopK {
+    order: Vec<usize>,
+    predictions: Vec<Prediction>,
+}
 
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weight = |logit: f32| f64::from(logit - max).exp();
-    let sum: f64 = logits.iter().map(|&logit| weight(logit)).sum();
-    let score = |index: usize| match score {
-        Score::Prob => (weight(logits[index]) / sum) as f32,
-        Score::Logit => logits[index],
-    };
-    order.into_iter().map(|index| Prediction { index, score: score(index) }).collect()
+impl TopK {
+    /// The `min(k, classes)` best classes of each image of `logits` (N, classes), best first. Equal logits keep class
+    /// order; NaN comes last.
+    ///
+    /// Probabilities are computed in f64 over all classes.
+    pub fn find(&mut self, logits: &[f32], classes: usize, k: usize, score: Score) -> &[Prediction] {
+        self.predictions.clear();
+        for logits in logits.chunks_exact(classes) {
+            self.find_one(logits, k.min(classes), score);
+        }
+        &self.predictions
+    }
+
+    fn find_one(&mut self, logits: &[f32], k: usize, score: Score) {
+        let key = |index: usize| if logits[index].is_nan() { f32::NEG_INFINITY } else { logits[index] };
+        let best_first = |a: &usize, b: &usize| key(*b).total_cmp(&key(*a)).then(a.cmp(b));
+        self.order.clear();
+        self.order.extend(0..logits.len());
+        if k > 0 && k < logits.len() {
+            self.order.select_nth_unstable_by(k - 1, best_first);
+        }
+        self.order.truncate(k);
+        self.order.sort_unstable_by(best_first);
+
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let weight = |logit: f32| f64::from(logit - max).exp();
+        let sum: f64 = logits.iter().map(|&logit| weight(logit)).sum();
+        self.predictions.extend(self.order.iter().map(|&index| {
+            let score = match score {
+                Score::Prob => (weight(logits[index]) / sum) as f32,
+                Score::Logit => logits[index],
+            };
+            Prediction { index, score }
+        }));
+    }
 }
 
 #[cfg(test)]
@@ -33,14 +53,17 @@ mod tests {
     #[test]
     fn order_ties_and_scores() {
         let logits = [1.0, 3.0, -1000.0, 3.0, f32::NAN, 2.0];
-        let indices = |k| top_k(&logits, k, Score::Logit).iter().map(|p| p.index).collect::<Vec<_>>();
+        let mut found = TopK::default();
+        let mut indices = |k| found.find(&logits, 6, k, Score::Logit).iter().map(|p| p.index).collect::<Vec<_>>();
         assert_eq!(indices(3), [1, 3, 5]);
         assert_eq!(indices(99), [1, 3, 5, 0, 2, 4]);
         assert_eq!(indices(0), [0usize; 0]);
 
-        let probabilities = top_k(&[0.0, f32::ln(3.0)], 2, Score::Prob);
-        assert!((probabilities[0].score - 0.75).abs() < 1e-6 && (probabilities[1].score - 0.25).abs() < 1e-6);
-        let extreme = top_k(&[1e30, -1e30], 2, Score::Prob);
-        assert_eq!((extreme[0].score, extreme[1].score), (1.0, 0.0));
+        let mut scores =
+            |logits: &[f32]| found.find(logits, 2, 2, Score::Prob).iter().map(|p| p.score).collect::<Vec<_>>();
+        let two_images = scores(&[0.0, f32::ln(3.0), 1e30, -1e30]);
+        for (found, expected) in two_images.iter().zip([0.75, 0.25, 1.0, 0.0]) {
+            assert!((found - expected).abs() < 1e-6, "{two_images:?}");
+        }
     }
 }
