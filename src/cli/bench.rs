@@ -1,7 +1,8 @@
 //! `alexnet bench`: images per second and latency, compute alone and, given an input, end to end.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::io::{self, Cursor, Read};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use alexnet::input::{Batch, Feed, FeedOptions, Sources};
@@ -20,7 +21,7 @@ const MIN_STEPS: usize = 5;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Pictures, folders, globs or .npy packs to measure end to end as well.
+    /// Pictures, folders, globs, .npy packs or - (a list on stdin) to measure end to end as well.
     #[arg(value_name = "INPUT")]
     inputs: Vec<PathBuf>,
     #[command(flatten)]
@@ -82,6 +83,7 @@ enum Mode {
 
 pub fn run(args: &Args) -> Result<Outcome> {
     let name = args.model.checkpoint.as_deref().unwrap_or("seed:0");
+    let inputs = Inputs::new(args)?;
     let model = args.model.load(open_checkpoint(name, args.model.model)?, &args.device, None)?;
     let network = model.network();
     let summary = network.summary(1);
@@ -90,7 +92,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
         let batch_size = batch_size as usize;
         results.push(compute(&model, batch_size, args.duration)?);
         if !args.inputs.is_empty() {
-            results.push(end_to_end(&model, batch_size, args)?);
+            results.push(end_to_end(&model, batch_size, args, &inputs)?);
         }
     }
     let report = Report {
@@ -113,6 +115,27 @@ pub fn run(args: &Args) -> Result<Outcome> {
         print(&table(&report))?;
     }
     Ok(if any_failed { Outcome::SomeFailed } else { Outcome::Done })
+}
+
+/// What to measure end to end on. A list on stdin is read once and kept, since every pass reads it anew.
+struct Inputs<'a> {
+    arguments: &'a [PathBuf],
+    list: Vec<u8>,
+}
+
+impl<'a> Inputs<'a> {
+    fn new(args: &'a Args) -> Result<Self> {
+        let mut list = vec![];
+        if args.inputs.iter().any(|input| input == Path::new("-")) {
+            let read = io::stdin().read_to_end(&mut list);
+            read.map_err(|e| Error::Usage(format!("the list of paths on stdin cannot be read: {e}")))?;
+        }
+        Ok(Inputs { arguments: &args.inputs, list })
+    }
+
+    fn expand(&self) -> Result<Sources> {
+        Sources::expand_with(self.arguments, Cursor::new(self.list.clone()))
+    }
 }
 
 fn compute(model: &Model, batch_size: usize, duration: Duration) -> Result<Measurement> {
@@ -139,7 +162,7 @@ fn compute(model: &Model, batch_size: usize, duration: Duration) -> Result<Measu
 }
 
 /// Runs over the input again and again until `duration` is over; a pass is always finished.
-fn end_to_end(model: &Model, batch_size: usize, args: &Args) -> Result<Measurement> {
+fn end_to_end(model: &Model, batch_size: usize, args: &Args, inputs: &Inputs) -> Result<Measurement> {
     let mut session = model.session(batch_size, &[])?;
     let mut batch = Batch::default();
     let (mut seconds, mut images, mut failed) = (vec![], 0, 0);
@@ -152,7 +175,7 @@ fn end_to_end(model: &Model, batch_size: usize, args: &Args) -> Result<Measureme
             threads: args.device.threads(),
             window: 2 * batch_size,
         };
-        let mut feed = Feed::new(Sources::expand(&args.inputs)?, options)?;
+        let mut feed = Feed::new(inputs.expand()?, options)?;
         loop {
             let step = Instant::now();
             if !feed.next_batch(batch_size, &mut batch) {

@@ -49,9 +49,9 @@ enum OutputType {
 }
 
 pub fn run(args: &Args) -> Result<Outcome> {
-    // Weights come first: a checkpoint that does not fit is reported before any picture is read.
-    let model = args.model.load(args.model.open()?, &args.device, args.labels.clone())?;
+    // A misspelt input is reported before weights are read, and weights that do not fit before any picture is.
     let sources = Sources::expand(&args.inputs)?;
+    let model = args.model.load(args.model.open()?, &args.device, args.labels.clone())?;
     let batch_size = args.batch_size as usize;
     let columns = Columns {
         k: (args.topk as usize).min(model.network().classes()),

@@ -5,7 +5,7 @@ use std::fs;
 use alexnet::weights::{Checkpoint, DType};
 use serde_json::Value;
 
-use super::{alexnet, csv_rows, str};
+use super::{alexnet, command, csv_rows, finish, str};
 use crate::testdata;
 
 #[test]
@@ -151,6 +151,17 @@ fn bench_reports_compute_and_end_to_end() {
         let implied = number("images") / number("steps") / number("step_time_ms") * 1e3;
         assert!((0.5..=1.01).contains(&(number("samples_per_sec") / implied)), "{result}");
     }
+}
+
+#[test]
+fn bench_reads_a_list_again_and_again() {
+    let run =
+        command(["bench", "-", "--checkpoint", "samples/shapes.safetensors", "-b", "2", "--duration", "0.3", "--json"]);
+    let report: Value = serde_json::from_str(&finish(run, b"samples/shapes/star/0.jpg\n").expect(0)).unwrap();
+    let end_to_end = &report["results"][1];
+    assert!(end_to_end["images"].as_u64().unwrap() >= 2, "{end_to_end}");
+    let none = command(["bench", "-", "-b", "1", "--checkpoint", "samples/shapes.safetensors", "--duration", "0.1"]);
+    finish(none, b"").refuse(2, &["no picture"]);
 }
 
 #[test]
