@@ -1,0 +1,77 @@
+// Arguments of every kernel: one plain struct each, passed by value. src/cuda/args.rs mirrors them field by field, and
+// both sides assert size and offsets.
+//
+// Dialect: activations NHWC, filters KRSC, outputs NPQK. GEMM_M = N * P * Q, GEMM_N = K / groups,
+// GEMM_K = R * S * C / groups. All extents are counts of elements.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#define ASSERT_LAYOUT(type, last_field, last_offset, size)                                                             \
+    static_assert(offsetof(type, last_field) == last_offset && sizeof(type) == size,                                   \
+                  #type " differs from src/cuda/args.rs")
+
+struct ConvArgs {
+    const float* input;  // (N, H, W, C)
+    const float* filter; // (K, R, S, C / groups)
+    const float* bias;   // (K)
+    float* output;       // (N, P, Q, K)
+    int n, h, w, c;
+    int p, q, k;
+    int r, s;
+    int stride, padding, groups;
+    int relu; // 0 or 1
+    int reserved;
+};
+ASSERT_LAYOUT(ConvArgs, reserved, 84, 88);
+
+struct PoolArgs {
+    const float* input; // (N, H, W, C)
+    float* output;      // (N, P, Q, C)
+    int n, h, w, c;
+    int p, q;
+    int kernel, stride; // unused by the adaptive average
+};
+ASSERT_LAYOUT(PoolArgs, stride, 44, 48);
+
+struct LrnArgs {
+    const float* input; // (pixels, C)
+    float* output;      // (pixels, C)
+    long long pixels;
+    int c, tower; // channels, and channels a tower: windows stay within a tower
+    int reach;    // channels on each side of the centre
+    float scale;  // alpha / window
+    float k;
+    int reserved;
+};
+ASSERT_LAYOUT(LrnArgs, reserved, 44, 48);
+
+struct PreprocessArgs {
+    const uint8_t* pixels; // (pixels, 3), RGB
+    float* output;         // (pixels, 3), network channel order
+    long long count;       // pixels
+    float divisor;
+    float mean[3], std[3]; // per network channel
+    int bgr;               // 1 where network channel 0 is blue
+};
+ASSERT_LAYOUT(PreprocessArgs, bgr, 52, 56);
+
+struct TopKArgs {
+    const float* logits; // (N, classes)
+    int* indices;        // (N, k)
+    float* scores;       // (N, k)
+    int n, classes, k;
+    int probabilities; // 1: softmax over the classes; 0: logits as they are
+};
+ASSERT_LAYOUT(TopKArgs, probabilities, 36, 40);
+
+struct DropoutArgs {
+    const float* input;
+    float* output;
+    unsigned long long count; // elements
+    unsigned long long seed;
+    unsigned int layer; // position of the layer in its network: layers draw different masks
+    float p;            // probability of zeroing an element
+};
+ASSERT_LAYOUT(DropoutArgs, p, 36, 40);
