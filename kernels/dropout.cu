@@ -6,7 +6,7 @@
 #include "common/args.cuh"
 #include "common/grid.cuh"
 
-namespace {
+namespace dropout {
 struct Words {
     unsigned int word[4];
 };
@@ -27,7 +27,6 @@ __device__ Words philox(unsigned long long counter, unsigned int layer, unsigned
     }
     return {{c[0], c[1], c[2], c[3]}};
 }
-} // namespace
 
 // A thread takes four neighbouring elements, the words of one Philox call.
 extern "C" __global__ void __launch_bounds__(256) dropout_f32(const __grid_constant__ DropoutArgs args) {
@@ -44,3 +43,4 @@ extern "C" __global__ void __launch_bounds__(256) dropout_f32(const __grid_const
         }
     }
 }
+} // namespace dropout

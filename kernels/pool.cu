@@ -4,7 +4,7 @@
 #include "common/grid.cuh"
 #include "ptx/max_nan.cuh"
 
-namespace {
+namespace pool {
 // An output element's place. `input` points at its channel of the image's first pixel.
 struct Output {
     const float* input;
@@ -18,7 +18,6 @@ __device__ Output output_at(const PoolArgs& args, long long index) {
     const long long n = pixel / args.q / args.p;
     return {args.input + n * args.h * args.w * args.c + c, p, q};
 }
-} // namespace
 
 // Windows lie within the input; a NaN in a window is its maximum, as in PyTorch.
 extern "C" __global__ void __launch_bounds__(256) max_pool_f32(const __grid_constant__ PoolArgs args) {
@@ -50,3 +49,4 @@ extern "C" __global__ void __launch_bounds__(256) adaptive_avg_pool_f32(const __
         args.output[index] = sum / static_cast<float>((h1 - h0) * (w1 - w0));
     }
 }
+} // namespace pool

@@ -7,7 +7,7 @@
 // A class is skipped by comparing it with the last one found, so that nothing is marked or sorted and k may be any number.
 #include "common/args.cuh"
 
-namespace {
+namespace topk {
 constexpr int THREADS = 256, WARPS = THREADS / 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
@@ -55,7 +55,6 @@ __device__ float block_sum(float value, float* shared) {
     __syncthreads();
     return sum;
 }
-} // namespace
 
 extern "C" __global__ void __launch_bounds__(THREADS) softmax_topk_f32(const __grid_constant__ TopKArgs args) {
     __shared__ Candidate candidates[WARPS];
@@ -88,3 +87,4 @@ extern "C" __global__ void __launch_bounds__(THREADS) softmax_topk_f32(const __g
         }
     }
 }
+} // namespace topk

@@ -23,6 +23,9 @@ pub trait Session: Send {
     /// The plan this session runs.
     fn plan(&self) -> &Plan;
 
+    /// Seed of the dropout masks of the runs to come; 0 at first. Equal seeds give equal masks on every device.
+    fn reseed(&mut self, seed: u64);
+
     /// Runs the plan on the images of `input`, at most the plan's batch. Results stay until the next run.
     ///
     /// # Errors

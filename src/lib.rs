@@ -48,6 +48,8 @@
 
 pub mod backend;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod error;
 mod file;
 pub mod image;
@@ -57,6 +59,6 @@ pub mod net;
 pub mod plan;
 pub mod weights;
 
-pub use backend::{Input, Prediction, Score};
+pub use backend::{Input, Prediction, Score, Session};
 pub use error::{Error, Result};
 pub use model::{Device, Model, Options, Precision, demo_checkpoint, open_checkpoint};

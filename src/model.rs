@@ -7,10 +7,12 @@ use std::sync::Mutex;
 
 use crate::backend::{Activation, Backend, Input, Prediction, Score, Session};
 use crate::cpu::CpuBackend;
+#[cfg(feature = "cuda")]
+use crate::cuda::{CudaBackend, CudaDevice};
 use crate::image::{self, DecodeOptions};
 use crate::net::{Network, Variant};
 use crate::plan::Plan;
-use crate::weights::{Checkpoint, imagenet1k_v1, read_labels, seeded};
+use crate::weights::{Checkpoint, Weights, imagenet1k_v1, read_labels, seeded};
 use crate::{Error, Result};
 
 /// The demo checkpoint that is used where none is named: ten kinds of drawn shapes, torchvision's topology.
@@ -85,6 +87,7 @@ pub struct Model {
     network: Network,
     labels: Option<Vec<String>>,
     backend: Box<dyn Backend>,
+    fallback: Option<String>,
     /// Sessions without kept layers that no call is using.
     idle: Mutex<Vec<Box<dyn Session>>>,
 }
@@ -136,26 +139,18 @@ impl Model {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn from_checkpoint(checkpoint: Checkpoint, options: &Options) -> Result<Self> {
-        let threads = options.threads.map_or_else(all_threads, NonZeroUsize::get);
-        match options.device {
-            Device::Auto | Device::Cpu => {}
-            Device::Cuda(ordinal) => {
-                return Err(Error::Device(format!(
-                    "cuda:{ordinal} cannot be used: this version has no CUDA backend; say --device cpu"
-                )));
-            }
-        }
         if options.precision != Precision::Float32 {
-            return Err(Error::Usage("the CPU computes in float32 only; leave out --precision".into()));
+            return Err(Error::Usage("this version computes in float32 only; leave out --precision".into()));
         }
+        let (device, fallback) = OpenDevice::open(options)?;
         let variant = checkpoint.choose_variant(options.variant)?;
         let file = options.labels.as_ref().map(|path| Ok((path.clone(), read_labels(path)?))).transpose()?;
         let input_size = options.input_size.unwrap_or(variant.input_size);
         let labels = checkpoint.choose_labels(file, checkpoint.network(variant, input_size)?.classes())?;
         let weights = checkpoint.into_weights(variant, input_size)?;
         let network = weights.network().clone();
-        let backend = Box::new(CpuBackend::new(weights, threads)?);
-        Ok(Model { network, labels, backend, idle: Mutex::default() })
+        let backend = device.upload(weights)?;
+        Ok(Model { network, labels, backend, fallback, idle: Mutex::default() })
     }
 
     /// The network with every layer's shapes.
@@ -174,12 +169,26 @@ impl Model {
         name.cloned().unwrap_or_else(|| format!("class_{index}"))
     }
 
+    /// Why [`Device::Auto`] took the CPU, where it did.
+    pub fn fallback(&self) -> Option<&str> {
+        self.fallback.as_deref()
+    }
+
     /// Buffers for running up to `batch` images at once, keeping the outputs of the layers named in `keep`.
     ///
     /// # Errors
     /// [`Error::Usage`] for a batch of 0 or a layer the network lacks, [`Error::Device`] where memory is short.
     pub fn session(&self, batch: usize, keep: &[&str]) -> Result<Box<dyn Session>> {
         self.backend.session(Plan::new(&self.network, batch, keep)?)
+    }
+
+    /// As [`session`](Self::session), for the forward pass of training: with dropout, whose masks follow from
+    /// [`Session::reseed`].
+    ///
+    /// # Errors
+    /// As [`session`](Self::session).
+    pub fn train_session(&self, batch: usize, keep: &[&str]) -> Result<Box<dyn Session>> {
+        self.backend.session(Plan::train(&self.network, batch, keep)?)
     }
 
     /// The `k` best classes of each picture file, best first; a file that cannot be used has its own error.
@@ -296,6 +305,45 @@ impl Model {
     }
 }
 
-fn all_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+/// A device that is ready to take weights.
+enum OpenDevice {
+    Cpu {
+        threads: usize,
+    },
+    #[cfg(feature = "cuda")]
+    Cuda(CudaDevice),
+}
+
+impl OpenDevice {
+    /// The device asked for, and why it is not a better one where any would do.
+    fn open(options: &Options) -> Result<(Self, Option<String>)> {
+        let all = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let cpu = OpenDevice::Cpu { threads: options.threads.unwrap_or_else(all).get() };
+        match options.device {
+            Device::Cpu => Ok((cpu, None)),
+            Device::Cuda(ordinal) => Ok((Self::cuda(ordinal)?, None)),
+            Device::Auto => Ok(match Self::cuda(0) {
+                Ok(device) => (device, None),
+                Err(error) => (cpu, Some(error.to_string())),
+            }),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(ordinal: usize) -> Result<Self> {
+        CudaDevice::open(ordinal).map(OpenDevice::Cuda)
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn cuda(_: usize) -> Result<Self> {
+        Err(Error::Device("built without the feature cuda; build with it, or say --device cpu".into()))
+    }
+
+    fn upload(self, weights: Weights) -> Result<Box<dyn Backend>> {
+        match self {
+            OpenDevice::Cpu { threads } => Ok(Box::new(CpuBackend::new(weights, threads)?)),
+            #[cfg(feature = "cuda")]
+            OpenDevice::Cuda(device) => Ok(Box::new(CudaBackend::new(weights, &device)?)),
+        }
+    }
 }

@@ -62,6 +62,13 @@ pub enum StepKind {
     MaxPool(Pool),
     /// Adaptive average pool to the output's size.
     AvgPool,
+    /// Inverted dropout, in training plans.
+    Dropout {
+        /// Probability of zeroing an element.
+        p: f32,
+        /// Position of the layer in the network: layers draw different masks.
+        layer: u32,
+    },
 }
 
 impl Plan {
@@ -74,10 +81,21 @@ impl Plan {
     /// # Errors
     /// [`Error::Usage`] when `batch` is 0 or `keep` has a name that the network lacks.
     pub fn new(network: &Network, batch: usize, keep: &[&str]) -> Result<Self> {
+        Self::with_steps(network, batch, keep, fuse(network, false))
+    }
+
+    /// As [`new`](Self::new), with dropout: the forward pass of training. Masks follow from the session's seed.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn train(network: &Network, batch: usize, keep: &[&str]) -> Result<Self> {
+        Self::with_steps(network, batch, keep, fuse(network, true))
+    }
+
+    fn with_steps(network: &Network, batch: usize, keep: &[&str], mut steps: Vec<Step>) -> Result<Self> {
         if batch == 0 {
             return Err(Error::Usage("a batch needs at least one image".into()));
         }
-        let mut steps = fuse(network);
         for name in keep {
             let step = steps.iter_mut().find(|s| s.layers.contains(name));
             step.ok_or_else(|| unknown_layer(network, name))?.kept = true;
@@ -106,8 +124,8 @@ impl Plan {
     }
 }
 
-/// Layers to steps: conv + ReLU and linear + ReLU are one each; inference has no dropout.
-fn fuse(network: &Network) -> Vec<Step> {
+/// Layers to steps: conv + ReLU and linear + ReLU are one each; only training has dropout.
+fn fuse(network: &Network, training: bool) -> Vec<Step> {
     let input = network.input();
     let step = |name, kind, input, output| Step {
         layers: vec![name],
@@ -120,12 +138,13 @@ fn fuse(network: &Network) -> Vec<Step> {
     };
     let mut steps = vec![step("input", StepKind::Preprocess(network.variant.preprocess), input, input)];
     let mut weights = 0;
-    for node in &network.nodes {
+    for (layer, node) in network.nodes.iter().enumerate() {
         let kind = match node.layer.op {
             Op::Conv(conv) => StepKind::Conv { conv, weights, relu: false },
             Op::Linear { .. } => StepKind::Linear { weights, relu: false },
             Op::Lrn(lrn) => StepKind::Lrn(lrn),
             Op::MaxPool(pool) => StepKind::MaxPool(pool),
+            Op::Dropout { p } if training => StepKind::Dropout { p, layer: layer as u32 },
             Op::AdaptiveAvgPool { .. } if node.input != node.output => StepKind::AvgPool,
             Op::Relu | Op::Dropout { .. } | Op::AdaptiveAvgPool { .. } => {
                 let last = steps.last_mut().expect("the input step is there");

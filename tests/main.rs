@@ -2,6 +2,7 @@
 
 mod cases;
 mod cli;
+mod dropout;
 mod golden;
 mod images;
 mod input;

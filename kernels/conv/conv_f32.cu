@@ -13,14 +13,13 @@
 #include "../common/args.cuh"
 #include "../ptx/max_nan.cuh"
 
-namespace {
+namespace conv {
 constexpr int BLOCK_M = 64, BLOCK_N = 64, BLOCK_K = 16;
 constexpr int THREADS = 256, THREAD_M = 4, THREAD_N = 4;
 // Four floats of padding keep rows 16-byte aligned for vector reads and spread the columns that are written over banks.
 constexpr int PITCH = BLOCK_M + 4;
 static_assert(BLOCK_M == BLOCK_N && THREADS == (BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), "tile shape");
 constexpr int ROWS = BLOCK_M * BLOCK_K / THREADS; // rows a thread loads of A, and of B
-} // namespace
 
 extern "C" __global__ void __launch_bounds__(THREADS) conv_f32(const __grid_constant__ ConvArgs args) {
     __shared__ __align__(16) float a_tile[BLOCK_K][PITCH];
@@ -35,7 +34,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_f32(const __grid_cons
     const int load_k = tid % BLOCK_K, load_row = tid / BLOCK_K;
     const float* image[ROWS];
     int corner_h[ROWS], corner_w[ROWS];
-    const float* filter[ROWS];
+    const int rows_b = group_k - block_n; // filters of the group that are left for this block
+    const float* filter = args.filter + (size_t(group) * group_k + block_n + load_row) * gemm_k;
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
         const int row = load_row + i * (THREADS / BLOCK_K);
@@ -45,8 +45,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_f32(const __grid_cons
         image[i] = m < gemm_m ? args.input + m / (args.p * args.q) * image_size + group * group_c : nullptr;
         corner_h[i] = pixel / args.q * args.stride - args.padding;
         corner_w[i] = pixel % args.q * args.stride - args.padding;
-        const int n = block_n + row;
-        filter[i] = n < group_k ? args.filter + (size_t(group) * group_k + n) * gemm_k : nullptr;
     }
 
     float sum[THREAD_M][THREAD_N] = {};
@@ -63,7 +61,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_f32(const __grid_cons
             const bool inside = image[i] != nullptr && k < gemm_k && unsigned(h) < unsigned(args.h) &&
                                 unsigned(w) < unsigned(args.w);
             a_tile[load_k][row] = inside ? __ldg(image[i] + (size_t(h) * args.w + w) * args.c + channel) : 0.0f;
-            b_tile[load_k][row] = filter[i] != nullptr && k < gemm_k ? __ldg(filter[i] + k) : 0.0f;
+            const bool filled = row < rows_b && k < gemm_k;
+            b_tile[load_k][row] = filled ? __ldg(filter + size_t(row - load_row) * gemm_k + k) : 0.0f;
         }
         __syncthreads();
 #pragma unroll
@@ -94,3 +93,4 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_f32(const __grid_cons
         }
     }
 }
+} // namespace conv

@@ -104,6 +104,9 @@ impl ModelArgs {
             labels,
         };
         let model = Model::from_checkpoint(checkpoint, &options)?;
+        if let Some(reason) = model.fallback() {
+            note(&format!("no GPU is used: {reason}"));
+        }
         let network = model.network();
         let (name, size, classes) = (network.variant.name, network.input_size, network.classes());
         note(&format!("{name}, {size}x{size} input, {classes} classes, on {}", model.device()));

@@ -19,30 +19,20 @@ thread_local! {
     static COLUMNS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A convolution's filters as GEMM_K x GEMM_N matrices, one a group, rows in (R, S, C / groups) order.
+/// A convolution's filters: GEMM_N x GEMM_K of each group, one after the other.
 pub struct Filters {
     conv: Conv,
-    /// (groups, R * S * C / groups, K / groups).
-    matrices: Vec<f32>,
+    /// (K, R, S, C / groups).
+    rows: Vec<f32>,
     /// (K).
     bias: Vec<f32>,
 }
 
 impl Filters {
-    /// From (K, C / groups, R, S), where `channels` is C.
-    pub fn pack(conv: Conv, channels: usize, weights: LayerWeights) -> Self {
-        let LayerWeights { weight, bias } = weights;
-        let (group_k, group_c, taps) = (bias.len() / conv.groups, channels / conv.groups, conv.kernel * conv.kernel);
-        let mut matrices = vec![0.0; weight.len()];
-        for (k, filter) in weight.chunks_exact(group_c * taps).enumerate() {
-            let matrix = &mut matrices[k / group_k * group_c * taps * group_k..];
-            for c in 0..group_c {
-                for tap in 0..taps {
-                    matrix[(tap * group_c + c) * group_k + k % group_k] = filter[c * taps + tap];
-                }
-            }
-        }
-        Filters { conv, matrices, bias }
+    /// From (K, C / groups, R, S).
+    pub fn pack(conv: Conv, weights: LayerWeights) -> Self {
+        let LayerWeights { weight, bias } = weights.channels_last(conv.kernel * conv.kernel);
+        Filters { conv, rows: weight, bias }
     }
 }
 
@@ -68,10 +58,10 @@ pub fn forward(filters: &Filters, relu: bool, input: Shape, output: Shape, sourc
             for group in 0..conv.groups {
                 let columns = &mut columns[..gemm_m * gemm_k];
                 im2col(&conv, group, input, output, source, first_row, columns);
-                let matrix = &filters.matrices[group * gemm_k * group_k..][..gemm_k * group_k];
+                let rows = &filters.rows[group * group_k * gemm_k..][..group_k * gemm_k];
                 let target = &mut target[group * group_k..];
                 assert!(target.len() >= (gemm_m - 1) * output.c + group_k);
-                // SAFETY: `columns` is gemm_m x gemm_k, `matrix` gemm_k x group_k, both contiguous and just sliced to
+                // SAFETY: `columns` is gemm_m x gemm_k, `rows` group_k x gemm_k, both contiguous and just sliced to
                 // those lengths; `target` holds gemm_m rows of group_k elements at stride output.c, as asserted; the
                 // target is borrowed mutably and overlaps neither.
                 unsafe {
@@ -86,9 +76,9 @@ pub fn forward(filters: &Filters, relu: bool, input: Shape, output: Shape, sourc
                         columns.as_ptr(),
                         1,
                         gemm_k as isize,
-                        matrix.as_ptr(),
+                        rows.as_ptr(),
+                        gemm_k as isize,
                         1,
-                        group_k as isize,
                         0.0,
                         1.0,
                         false,

@@ -26,20 +26,8 @@ pub struct Matrix {
 impl Matrix {
     /// From (out, C * H * W), where `input` is the shape that was flattened.
     pub fn pack(input: Shape, weights: LayerWeights) -> Self {
-        let LayerWeights { mut weight, bias } = weights;
-        let inputs = input.len();
-        if input.h * input.w > 1 {
-            let mut chw = vec![0.0; inputs];
-            for row in weight.chunks_exact_mut(inputs) {
-                chw.copy_from_slice(row);
-                for (pixel, channels) in row.chunks_exact_mut(input.c).enumerate() {
-                    for (c, value) in channels.iter_mut().enumerate() {
-                        *value = chw[c * input.h * input.w + pixel];
-                    }
-                }
-            }
-        }
-        Matrix { inputs, rows: weight, bias }
+        let LayerWeights { weight, bias } = weights.channels_last(input.h * input.w);
+        Matrix { inputs: input.len(), rows: weight, bias }
     }
 }
 

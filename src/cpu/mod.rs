@@ -3,6 +3,7 @@
 //! A file a kernel; [`naive`] is the oracle that all of them are tested against.
 
 mod conv;
+mod dropout;
 mod linear;
 mod lrn;
 pub mod naive;
@@ -51,7 +52,7 @@ impl CpuBackend {
         let (network, layers) = weights.into_parts();
         let weighted = network.nodes.iter().filter(|n| n.weight_shape().is_some());
         let layers = weighted.zip(layers).map(|(node, layer)| match node.layer.op {
-            Op::Conv(conv) => PackedLayer::Conv(conv::Filters::pack(conv, node.input.c, layer)),
+            Op::Conv(conv) => PackedLayer::Conv(conv::Filters::pack(conv, layer)),
             _ => PackedLayer::Linear(linear::Matrix::pack(node.input, layer)),
         });
         let layers = layers.collect();
@@ -67,7 +68,14 @@ impl Backend for CpuBackend {
 
     fn session(&self, plan: Plan) -> Result<Box<dyn Session>> {
         let buffers = plan.buffers.iter().map(|elements| zeroed(elements * plan.batch)).collect::<Result<_>>()?;
-        Ok(Box::new(CpuSession { shared: Arc::clone(&self.shared), plan, buffers, images: 0, top_k: TopK::default() }))
+        Ok(Box::new(CpuSession {
+            shared: Arc::clone(&self.shared),
+            plan,
+            buffers,
+            images: 0,
+            seed: 0,
+            top_k: TopK::default(),
+        }))
     }
 }
 
@@ -88,6 +96,7 @@ struct CpuSession {
     buffers: Vec<Vec<f32>>,
     /// Images of the last run.
     images: usize,
+    seed: u64,
     top_k: TopK,
 }
 
@@ -96,12 +105,16 @@ impl Session for CpuSession {
         &self.plan
     }
 
+    fn reseed(&mut self, seed: u64) {
+        self.seed = seed;
+    }
+
     fn run(&mut self, input: Input<'_>) -> Result<()> {
         self.images = input.images(&self.plan)?;
         if self.images == 0 {
             return Ok(());
         }
-        let CpuSession { shared, plan, buffers, images, .. } = self;
+        let CpuSession { shared, plan, buffers, images, seed, .. } = self;
         shared.pool.install(|| {
             for step in &plan.steps {
                 // Taken out of the list, so that source and target can be borrowed at once; a plan never has them equal.
@@ -111,7 +124,7 @@ impl Session for CpuSession {
                     None => start(step, input, output),
                     Some(source) => {
                         let source = &buffers[source][..*images * step.input.len()];
-                        run_step(step, &shared.layers, *images, source, output);
+                        run_step(step, &shared.layers, *images, *seed, source, output);
                     }
                 }
                 buffers[step.target] = target;
@@ -148,7 +161,7 @@ fn start(step: &Step, input: Input<'_>, output: &mut [f32]) {
     }
 }
 
-fn run_step(step: &Step, layers: &[PackedLayer], images: usize, source: &[f32], output: &mut [f32]) {
+fn run_step(step: &Step, layers: &[PackedLayer], images: usize, seed: u64, source: &[f32], output: &mut [f32]) {
     match step.kind {
         StepKind::Conv { weights, relu, .. } => {
             let PackedLayer::Conv(filters) = &layers[weights] else { unreachable!("packed from the same network") };
@@ -161,6 +174,7 @@ fn run_step(step: &Step, layers: &[PackedLayer], images: usize, source: &[f32], 
         StepKind::Lrn(lrn) => lrn::forward(&lrn, step.input.c, source, output),
         StepKind::MaxPool(pool) => pool::max(pool, step.input, step.output, source, output),
         StepKind::AvgPool => pool::adaptive_avg(step.input, step.output, source, output),
+        StepKind::Dropout { p, layer } => dropout::forward(p, layer, seed, source, output),
         StepKind::Preprocess(_) => unreachable!("only the first step, which has no source"),
     }
 }

@@ -25,6 +25,27 @@ pub struct LayerWeights {
     pub bias: Vec<f32>,
 }
 
+impl LayerWeights {
+    /// Filters from (K, C, taps) to (K, taps, C), where taps are R * S of a convolution, or the pixels that a fully
+    /// connected layer's input was flattened from.
+    pub(crate) fn channels_last(mut self, taps: usize) -> Self {
+        if taps > 1 {
+            let inputs = self.weight.len() / self.bias.len();
+            let channels = inputs / taps;
+            self.weight.par_chunks_exact_mut(inputs).for_each_init(Vec::new, |before, filter| {
+                before.clear();
+                before.extend_from_slice(filter);
+                for (tap, values) in filter.chunks_exact_mut(channels).enumerate() {
+                    for (c, value) in values.iter_mut().enumerate() {
+                        *value = before[c * taps + tap];
+                    }
+                }
+            });
+        }
+        self
+    }
+}
+
 impl Weights {
     /// `layers` as the weights of `network`, one a weighted layer, in order.
     ///

@@ -1,0 +1,162 @@
+//! Compiles kernels/*.cu to PTX with nvcc, or, where there is no nvcc, takes the PTX in kernels/prebuilt.
+//!
+//! PTX depends on the sources and on nvcc alone: not on the cargo profile, the machine's GPU or its paths. nvcc is looked
+//! for in NVCC, CUDA_HOME, CUDA_PATH, PATH and /usr/local/cuda; a host compiler and its flags come from the `cc` crate. An
+//! nvcc that is found and fails is an error, never a reason to fall back.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Virtual architecture of what ships: every GPU from A100 on translates it.
+const ARCH: &str = "compute_80";
+/// Lowest PTX version that has sm_80 and all instructions in use. nvcc writes its own version, which drivers older than it
+/// reject; the text is the same.
+const PTX_VERSION: &str = "7.0";
+/// Read besides what `cc` reads.
+const VARIABLES: [&str; 4] = ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"];
+
+fn main() {
+    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
+        return;
+    }
+    println!("cargo::rerun-if-changed=kernels");
+    for variable in VARIABLES {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
+    if let Err(message) = run() {
+        for line in message.lines() {
+            println!("cargo::error={line}");
+        }
+        std::process::exit(1);
+    }
+}
+
+fn run() -> Result<(), String> {
+    let kernels = Path::new(&variable("CARGO_MANIFEST_DIR")?).join("kernels");
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    let sources = sources(&kernels)?;
+    match find_nvcc()? {
+        Some(nvcc) => {
+            for source in &sources {
+                let text = compile(&nvcc, &kernels, source)?;
+                let path = out.join(ptx_name(source));
+                fs::write(&path, lower(&text)?).map_err(|e| format!("{}: {e}", path.display()))?;
+            }
+        }
+        None => {
+            println!(
+                "cargo::warning=no nvcc found: embedding the PTX in kernels/prebuilt (set NVCC to compile kernels)"
+            );
+            for source in &sources {
+                let path = kernels.join("prebuilt").join(ptx_name(source));
+                let copied = fs::copy(&path, out.join(ptx_name(source)));
+                copied.map_err(|e| {
+                    format!("{}: {e}; install nvcc 13.0 to compile {}", path.display(), source.display())
+                })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn variable(name: &str) -> Result<OsString, String> {
+    env::var_os(name).ok_or_else(|| format!("cargo did not set {name}"))
+}
+
+/// All .cu files below `folder`, sorted.
+fn sources(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let mut found = vec![];
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        let entries = fs::read_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        for entry in entries {
+            let path = entry.map_err(|e| format!("{}: {e}", folder.display()))?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "cu") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// `kernels/conv/conv_f32.cu` compiles to `conv_f32.ptx`.
+fn ptx_name(source: &Path) -> PathBuf {
+    Path::new(source.file_name().expect("a source is a file")).with_extension("ptx")
+}
+
+/// The nvcc that the environment names, else the first one found. One that is named but not there is an error.
+fn find_nvcc() -> Result<Option<PathBuf>, String> {
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(named) = set("NVCC") {
+        let found = if named.components().count() > 1 { Some(named.clone()) } else { in_path(&named) };
+        return match found {
+            Some(path) if path.is_file() => Ok(Some(path)),
+            _ => Err(format!("NVCC is {}, which is not there; correct or unset it", named.display())),
+        };
+    }
+    let toolkits = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(set).map(|home| home.join("bin/nvcc"));
+    let candidates = toolkits.chain(in_path(Path::new("nvcc"))).chain([PathBuf::from("/usr/local/cuda/bin/nvcc")]);
+    Ok(candidates.into_iter().find(|path| path.is_file()))
+}
+
+fn in_path(program: &Path) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
+}
+
+fn compile(nvcc: &Path, kernels: &Path, source: &Path) -> Result<String, String> {
+    // With cuda(true) cc gives nvcc's command with the host compiler and its flags. Profile-dependent settings are fixed;
+    // NVCC is set for cc, which looks nowhere else.
+    // SAFETY: a build script's main thread is its only one.
+    unsafe { env::set_var("NVCC", nvcc) };
+    let mut build = cc::Build::new();
+    build.cuda(true).debug(false).opt_level(3).warnings(false);
+    let tool = build.try_get_compiler().map_err(|e| format!("no host compiler for nvcc: {e}; install gcc or clang"))?;
+    let ptx = PathBuf::from(variable("OUT_DIR")?).join("unlowered.ptx");
+    let mut command = tool.to_command();
+    // Relative paths: a path in the PTX would make it depend on where the crate lies.
+    let relative = source.strip_prefix(kernels).expect("sources lie below the folder");
+    command.current_dir(kernels).args(["-ptx", "-std=c++17", "-Werror", "all-warnings"]);
+    command.arg(format!("-arch={ARCH}")).arg("-o").arg(&ptx).arg(relative);
+    let output = command.output().map_err(|e| format!("{}: cannot be run: {e}", nvcc.display()))?;
+    if !output.status.success() {
+        return Err(failure(source, &command, &output));
+    }
+    fs::read_to_string(&ptx).map_err(|e| format!("{}: {e}", ptx.display()))
+}
+
+fn failure(source: &Path, command: &Command, output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+    format!(
+        "nvcc failed on {} ({}):\n{}{}\nthe command was {}",
+        source.display(),
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr),
+        words.join(" ")
+    )
+}
+
+/// The text at [`PTX_VERSION`], without hints that need a later one.
+fn lower(text: &str) -> Result<String, String> {
+    let mut lowered = String::with_capacity(text.len());
+    let mut versions = 0;
+    for line in text.lines() {
+        if line.starts_with(".version ") {
+            versions += 1;
+            lowered.push_str(&format!(".version {PTX_VERSION}\n"));
+        } else if !line.trim_start().starts_with(".pragma \"used_bytes_mask") {
+            lowered.push_str(line);
+            lowered.push('\n');
+        }
+    }
+    if versions == 1 { Ok(lowered) } else { Err(format!("nvcc wrote {versions} .version lines instead of one")) }
+}

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Compiles the kernels with the pinned nvcc (13.0.88, from PyPI) and writes kernels/prebuilt.
+#
+#   scripts/prebuilt.sh            write
+#   scripts/prebuilt.sh --check    fail where kernels/prebuilt differs, and assemble every kernel for every GPU
+#                                  generation with the ptxas of CUDA 12.8 and of 13.0: no errors, no spills
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# A Python environment in target/, made once. PTX carries the compiler's build: versions are exact.
+toolchain() {
+    local folder="target/toolchains/$1"; shift
+    if [ ! -e "$folder/complete" ]; then
+        rm -rf "$folder"
+        python3 -m venv "$folder"
+        "$folder/bin/pip" install --quiet --upgrade pip
+        "$folder/bin/pip" install --quiet "$@"
+        touch "$folder/complete"
+    fi
+    echo "$folder"
+}
+cuda13=$(toolchain cuda-13.0 nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 \
+    nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85)
+nvcc=$(realpath "$(find "$cuda13" -path '*/bin/nvcc' | head -n 1)")
+
+built=$(NVCC=$nvcc cargo build --lib --message-format=json-render-diagnostics \
+    | sed -n 's/.*"package_id":"[^"]*alexnet[^"]*".*"out_dir":"\([^"]*\)".*/\1/p' | tail -n 1)
+rm -f "$built/unlowered.ptx"
+if [ "${1:-}" != "--check" ]; then
+    rm -f kernels/prebuilt/*.ptx
+    cp "$built"/*.ptx kernels/prebuilt/
+    exit
+fi
+
+for ptx in "$built"/*.ptx kernels/prebuilt/*.ptx; do
+    name=$(basename "$ptx")
+    cmp "$built/$name" "kernels/prebuilt/$name" || { echo "kernels/prebuilt is stale: run scripts/prebuilt.sh" >&2; exit 1; }
+done
+
+cuda12=$(toolchain ptxas-12.8 nvidia-cuda-nvcc-cu12==12.8.93)
+assemble() { # ptxas, architectures...
+    local ptxas=$1 arch ptx log; shift
+    for arch in "$@"; do
+        for ptx in kernels/prebuilt/*.ptx; do
+            log=$("$ptxas" -v "-arch=sm_$arch" "$ptx" -o /dev/null 2>&1) || { echo "$log" >&2; exit 1; }
+            if grep -E '[1-9][0-9]* bytes (stack frame|spill)' <<<"$log"; then
+                echo "$ptx spills or has a stack frame on sm_$arch" >&2; exit 1
+            fi
+            echo "$(basename "$ptx") sm_$arch: $(grep -o 'Used .*' <<<"$log" | tr '\n' ';')"
+        done
+    done
+}
+assemble "$(find "$cuda12" -path '*/bin/ptxas')" 80 86 89 90
+assemble "$(find "$cuda13" -path '*/bin/ptxas')" 80 86 89 90 100 120

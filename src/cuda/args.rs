@@ -1,0 +1,198 @@
+//! Arguments of every kernel, field by field as in `kernels/common/args.cuh`. Free of CUDA, so that they are tested
+//! anywhere.
+
+use std::mem::offset_of;
+
+use crate::net::{ChannelOrder, Conv, Lrn, Preprocess, Shape};
+use crate::plan::Step;
+
+/// A device address.
+pub type DevicePtr = u64;
+
+/// A struct that a kernel takes by value, as its only parameter.
+///
+/// # Safety
+/// The type is `#[repr(C)]`, has no padding, and equals the kernel's struct in size and offsets.
+pub unsafe trait KernelArgs {}
+
+macro_rules! kernel_args {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty,)* } last $last:ident at $offset:literal, size $size:literal) => {
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy, PartialEq)]
+        pub struct $name {
+            $(pub $field: $type,)*
+        }
+        const _: () = assert!(offset_of!($name, $last) == $offset && size_of::<$name>() == $size);
+        const _: () = assert!($(size_of::<$type>() +)* 0 == $size, "the struct has padding");
+        // SAFETY: repr(C), no padding and the size by the assertions above; the kernel's side asserts the same numbers.
+        unsafe impl KernelArgs for $name {}
+    };
+}
+
+kernel_args! {
+    /// `conv_f32`.
+    ConvArgs {
+        input: DevicePtr, filter: DevicePtr, bias: DevicePtr, output: DevicePtr,
+        n: i32, h: i32, w: i32, c: i32,
+        p: i32, q: i32, k: i32,
+        r: i32, s: i32,
+        stride: i32, padding: i32, groups: i32,
+        relu: i32,
+        reserved: i32,
+    } last reserved at 84, size 88
+}
+
+kernel_args! {
+    /// `max_pool_f32` and `adaptive_avg_pool_f32`.
+    PoolArgs {
+        input: DevicePtr, output: DevicePtr,
+        n: i32, h: i32, w: i32, c: i32,
+        p: i32, q: i32,
+        kernel: i32, stride: i32,
+    } last stride at 44, size 48
+}
+
+kernel_args! {
+    /// `lrn_f32`.
+    LrnArgs {
+        input: DevicePtr, output: DevicePtr,
+        pixels: i64,
+        c: i32, tower: i32,
+        reach: i32,
+        scale: f32,
+        k: f32,
+        reserved: i32,
+    } last reserved at 44, size 48
+}
+
+kernel_args! {
+    /// `preprocess_f32`.
+    PreprocessArgs {
+        pixels: DevicePtr, output: DevicePtr,
+        count: i64,
+        divisor: f32,
+        mean: [f32; 3], std: [f32; 3],
+        bgr: i32,
+    } last bgr at 52, size 56
+}
+
+kernel_args! {
+    /// `softmax_topk_f32`.
+    TopKArgs {
+        logits: DevicePtr, indices: DevicePtr, scores: DevicePtr,
+        n: i32, classes: i32, k: i32,
+        probabilities: i32,
+    } last probabilities at 36, size 40
+}
+
+kernel_args! {
+    /// `dropout_f32`.
+    DropoutArgs {
+        input: DevicePtr, output: DevicePtr,
+        count: u64,
+        seed: u64,
+        layer: u32,
+        p: f32,
+    } last p at 36, size 40
+}
+
+impl ConvArgs {
+    /// A convolution step over `images` images; `[input, filter, bias, output]` are its addresses.
+    pub fn conv(conv: &Conv, step: &Step, images: usize, relu: bool, addresses: [DevicePtr; 4]) -> Self {
+        let kernel = conv.kernel;
+        Self::with(step, images, relu, addresses, (kernel, kernel), (conv.stride, conv.padding, conv.groups))
+    }
+
+    /// A fully connected step, as the convolution that is as large as its input.
+    pub fn linear(step: &Step, images: usize, relu: bool, addresses: [DevicePtr; 4]) -> Self {
+        Self::with(step, images, relu, addresses, (step.input.h, step.input.w), (1, 0, 1))
+    }
+
+    fn with(
+        step: &Step,
+        images: usize,
+        relu: bool,
+        [input, filter, bias, output]: [DevicePtr; 4],
+        (r, s): (usize, usize),
+        (stride, padding, groups): (usize, usize, usize),
+    ) -> Self {
+        let (from, to) = (step.input, step.output);
+        ConvArgs {
+            input,
+            filter,
+            bias,
+            output,
+            n: int(images),
+            h: int(from.h),
+            w: int(from.w),
+            c: int(from.c),
+            p: int(to.h),
+            q: int(to.w),
+            k: int(to.c),
+            r: int(r),
+            s: int(s),
+            stride: int(stride),
+            padding: int(padding),
+            groups: int(groups),
+            relu: i32::from(relu),
+            reserved: 0,
+        }
+    }
+}
+
+impl PoolArgs {
+    /// A pool step; kernel and stride do not matter to an adaptive average.
+    pub fn new(step: &Step, images: usize, kernel: usize, stride: usize, input: DevicePtr, output: DevicePtr) -> Self {
+        PoolArgs {
+            input,
+            output,
+            n: int(images),
+            h: int(step.input.h),
+            w: int(step.input.w),
+            c: int(step.input.c),
+            p: int(step.output.h),
+            q: int(step.output.w),
+            kernel: int(kernel),
+            stride: int(stride),
+        }
+    }
+}
+
+impl LrnArgs {
+    /// LRN over `images` activations of `shape`.
+    pub fn new(lrn: &Lrn, shape: Shape, images: usize, input: DevicePtr, output: DevicePtr) -> Self {
+        assert_eq!(lrn.beta, 0.75, "the kernel has one exponent");
+        LrnArgs {
+            input,
+            output,
+            pixels: (images * shape.h * shape.w) as i64,
+            c: int(shape.c),
+            tower: int(shape.c / lrn.scope.towers()),
+            reach: int(lrn.size / 2),
+            scale: (lrn.alpha / lrn.size as f64) as f32,
+            k: lrn.k as f32,
+            reserved: 0,
+        }
+    }
+}
+
+impl PreprocessArgs {
+    /// Preprocessing of `images` images of `shape`.
+    pub fn new(preprocess: &Preprocess, shape: Shape, images: usize, pixels: DevicePtr, output: DevicePtr) -> Self {
+        PreprocessArgs {
+            pixels,
+            output,
+            count: (images * shape.h * shape.w) as i64,
+            divisor: preprocess.divisor,
+            mean: preprocess.mean,
+            std: preprocess.std,
+            bgr: i32::from(preprocess.order == ChannelOrder::Bgr),
+        }
+    }
+}
+
+/// Sessions refuse batches whose extents do not fit.
+fn int(extent: usize) -> i32 {
+    i32::try_from(extent).expect("a session's extents fit 32 bits")
+}

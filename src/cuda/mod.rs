@@ -1,0 +1,99 @@
+//! The CUDA backend: the kernels in `kernels/`, loaded as PTX, on one stream with buffers that never move.
+//!
+//! `select` and `args` are pure: which kernel a step takes, its grid, and the struct it is given. `device` checks the driver
+//! before anything is called, `launch` is the one place that starts kernels.
+
+mod args;
+mod device;
+mod launch;
+mod select;
+mod session;
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaSlice, CudaStream, DriverError};
+
+use crate::backend::{Backend, Session};
+use crate::net::Op;
+use crate::plan::Plan;
+use crate::weights::Weights;
+use crate::{Error, Result};
+
+pub use device::CudaDevice;
+use launch::Launcher;
+use session::CudaSession;
+
+/// A network's weights on a CUDA device.
+pub struct CudaBackend {
+    description: String,
+    shared: Arc<Shared>,
+}
+
+/// What every session needs.
+struct Shared {
+    launcher: Launcher,
+    layers: Vec<DeviceLayer>,
+}
+
+/// A weighted layer on the device.
+struct DeviceLayer {
+    /// (K, R, S, C / groups); a fully connected layer is a convolution as large as its input.
+    filter: CudaSlice<f32>,
+    /// (K).
+    bias: CudaSlice<f32>,
+}
+
+impl CudaBackend {
+    /// Loads the kernels and uploads `weights`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where the driver refuses the kernels or the device lacks memory.
+    pub fn new(weights: Weights, device: &CudaDevice) -> Result<Self> {
+        let launcher = Launcher::new(device.context())?;
+        let (network, layers) = weights.into_parts();
+        let weighted = network.nodes.iter().filter(|n| n.weight_shape().is_some());
+        let upload = |values: &[f32]| to_device(launcher.stream(), values);
+        let layers = weighted.zip(layers).map(|(node, layer)| {
+            let taps = match node.layer.op {
+                Op::Conv(conv) => conv.kernel * conv.kernel,
+                _ => node.input.h * node.input.w,
+            };
+            let layer = layer.channels_last(taps);
+            Ok(DeviceLayer { filter: upload(&layer.weight)?, bias: upload(&layer.bias)? })
+        });
+        let layers = layers.collect::<Result<_>>()?;
+        let description = format!("{device}, float32");
+        Ok(CudaBackend { description, shared: Arc::new(Shared { launcher, layers }) })
+    }
+}
+
+impl Backend for CudaBackend {
+    fn description(&self) -> String {
+        self.description.clone()
+    }
+
+    fn session(&self, plan: Plan) -> Result<Box<dyn Session>> {
+        Ok(Box::new(CudaSession::new(Arc::clone(&self.shared), plan)?))
+    }
+}
+
+/// Uploads `values`, and waits until they are there.
+fn to_device(stream: &Arc<CudaStream>, values: &[f32]) -> Result<CudaSlice<f32>> {
+    let slice = stream.clone_htod(values).map_err(|e| failed("uploading weights", e))?;
+    stream.synchronize().map_err(|e| failed("uploading weights", e))?;
+    Ok(slice)
+}
+
+/// What the driver said while `doing` something.
+fn failed(doing: &str, error: DriverError) -> Error {
+    let code = error.0 as i32;
+    let reason = match error.error_string() {
+        Ok(text) => text.to_string_lossy().into_owned(),
+        Err(_) => "the driver does not know this error".into(),
+    };
+    let fix = match error.0 {
+        cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => "; lower --batch-size, or free memory on the device",
+        _ => "",
+    };
+    Error::Device(format!("CUDA error {code} while {doing}: {reason}{fix}"))
+}
