@@ -1,5 +1,5 @@
-// The k best classes of an image, best first, a block an image. Equal logits keep class order and NaN comes last, as on
-// the CPU.
+// The k best classes of an image, best first, a block an image. Equal logits keep class order and NaN counts as minus
+// infinity, as on the CPU.
 //
 //   maximum, denominator = softmax's, over all classes
 //   k times: the best class that comes after the last one found in the order (logit down, index up)

@@ -14,7 +14,7 @@ pub trait Backend: Send + Sync {
     /// Buffers for `plan` on this device.
     ///
     /// # Errors
-    /// [`Error::Device`] when the device cannot hold them.
+    /// [`Error::Usage`] for a plan of another network, [`Error::Device`] when the device cannot hold the buffers.
     fn session(&self, plan: Plan) -> Result<Box<dyn Session>>;
 }
 
@@ -80,6 +80,9 @@ impl Input<'_> {
     /// [`Error::Usage`] when the length is not a whole number of images, or more than the plan's batch.
     pub fn images(&self, plan: &Plan) -> Result<usize> {
         let (len, image_len) = (self.len(), plan.input.len());
+        if matches!(self, Input::Pixels(_)) && plan.input.c != 3 {
+            return Err(Error::Usage(format!("a network that takes {} has no use for RGB pixels", plan.input)));
+        }
         if len % image_len != 0 || len / image_len > plan.batch {
             return Err(Error::Usage(format!(
                 "an input of {len} values is not up to {} images of {} = {image_len} values each",

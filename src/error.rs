@@ -61,8 +61,8 @@ impl Error {
         Error::Weights { path: path.into(), problems: vec![problem.into()] }
     }
 
-    /// An output error for `path`.
-    pub(crate) fn output(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
+    /// Maps what the operating system said to an output error for `path`.
+    pub fn output(path: &Path) -> impl Fn(io::Error) -> Error + '_ {
         move |source| Error::Output { path: path.to_path_buf(), source }
     }
 }

@@ -46,6 +46,9 @@
 
 #![warn(missing_docs)]
 
+#[cfg(not(unix))]
+compile_error!("alexnet reads packs and file names with Unix calls: Linux and macOS are supported");
+
 pub mod backend;
 pub mod cpu;
 #[cfg(feature = "cuda")]
@@ -61,4 +64,9 @@ pub mod weights;
 
 pub use backend::{Input, Prediction, Score, Session};
 pub use error::{Error, Result};
-pub use model::{Device, Model, Options, Precision, demo_checkpoint, open_checkpoint};
+pub use model::{Device, Model, NOT_FINITE, Options, Precision, demo_checkpoint, open_checkpoint};
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

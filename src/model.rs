@@ -3,7 +3,9 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
+
+use rayon::prelude::*;
 
 use crate::backend::{Activation, Backend, Input, Prediction, Score, Session};
 use crate::cpu::CpuBackend;
@@ -20,6 +22,9 @@ static DEMO: &[u8] = include_bytes!("../samples/shapes.safetensors");
 
 /// Images that [`Model`]'s own calls run at once.
 const CALL_BATCH: usize = 32;
+
+/// Said of an image whose logits are not all finite.
+pub const NOT_FINITE: &str = "the network's output is not finite: its weights overflow float32 on this picture";
 
 /// How to load a model. The default takes everything from the checkpoint.
 #[derive(Debug, Clone, Default)]
@@ -98,20 +103,19 @@ pub struct Model {
 ///
 /// # Errors
 /// [`Error::Usage`] for a missing file, [`Error::Weights`] for one that cannot be read.
-pub fn open_checkpoint(name: &str, variant: Option<&'static Variant>) -> Result<Checkpoint> {
+pub fn open_checkpoint(name: impl AsRef<Path>, variant: Option<&'static Variant>) -> Result<Checkpoint> {
+    let path = name.as_ref();
+    let name = path.to_string_lossy();
     if let Some(seed) = name.strip_prefix("seed:") {
         let seed = seed.parse();
         let seed =
             seed.map_err(|_| Error::Usage(format!("'{name}' is no seed; say seed:N with N from 0 to 2^64 - 1")))?;
         return seeded::checkpoint(variant.map_or_else(|| Variant::by_name("torchvision"), Ok)?, seed);
     }
-    match name {
-        "IMAGENET1K_V1" => Checkpoint::open(&imagenet1k_v1()?),
-        _ => Checkpoint::open(Path::new(name)),
-    }
+    if name == "IMAGENET1K_V1" { Checkpoint::open(&imagenet1k_v1()?) } else { Checkpoint::open(path) }
 }
 
-/// The demo checkpoint that is built into the crate.
+/// The demo checkpoint that is built into the crate: torchvision's topology, ten kinds of drawn shapes.
 pub fn demo_checkpoint() -> Checkpoint {
     Checkpoint::from_bytes(Path::new("the built-in demo checkpoint"), DEMO).expect("tested with the crate")
 }
@@ -119,11 +123,21 @@ pub fn demo_checkpoint() -> Checkpoint {
 impl Model {
     /// Loads a checkpoint: a file, `IMAGENET1K_V1` (torchvision's, from PyTorch's cache) or `seed:N`.
     ///
+    /// ```no_run
+    /// use alexnet::{Device, Model, Options};
+    ///
+    /// let model = Model::load("model.safetensors", &Options { device: Device::Cpu, ..Options::default() })?;
+    /// println!("{} classes on {}", model.network().classes(), model.device());
+    /// # Ok::<(), alexnet::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Usage`] for a missing file or an option that does not fit, [`Error::Weights`] with every tensor that does
     /// not, [`Error::Device`] where the device cannot be used.
-    pub fn load(checkpoint: &str, options: &Options) -> Result<Self> {
-        Self::from_checkpoint(open_checkpoint(checkpoint, options.variant)?, options)
+    pub fn load(checkpoint: impl AsRef<Path>, options: &Options) -> Result<Self> {
+        // The device first: it takes a moment to ask, and the checkpoint may take seconds to read.
+        let device = OpenDevice::open(options)?;
+        Self::build(open_checkpoint(checkpoint, options.variant)?, options, device)
     }
 
     /// The built-in demo model, which names ten kinds of drawn shapes.
@@ -139,10 +153,11 @@ impl Model {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn from_checkpoint(checkpoint: Checkpoint, options: &Options) -> Result<Self> {
-        if options.precision != Precision::Float32 {
-            return Err(Error::Usage("this version computes in float32 only; leave out --precision".into()));
-        }
-        let (device, fallback) = OpenDevice::open(options)?;
+        Self::build(checkpoint, options, OpenDevice::open(options)?)
+    }
+
+    fn build(checkpoint: Checkpoint, options: &Options, device: (OpenDevice, Option<String>)) -> Result<Self> {
+        let (device, fallback) = device;
         let variant = checkpoint.choose_variant(options.variant)?;
         let file = options.labels.as_ref().map(|path| Ok((path.clone(), read_labels(path)?))).transpose()?;
         let input_size = options.input_size.unwrap_or(variant.input_size);
@@ -191,34 +206,40 @@ impl Model {
         self.backend.session(Plan::train(&self.network, batch, keep)?)
     }
 
-    /// The `k` best classes of each picture file, best first; a file that cannot be used has its own error.
+    /// The `k` best classes of each picture file, best first. Files are decoded on all threads, a batch at a time.
+    ///
+    /// A file that cannot be used has an error of its own, as has one for which the network's output overflows.
     ///
     /// # Errors
     /// Those of the device.
     pub fn predict_files<P: AsRef<Path> + Sync>(&self, files: &[P], k: usize) -> Result<Vec<Result<Vec<Prediction>>>> {
+        let size = self.network.input_size;
         let image_len = self.network.input().len();
         let mut results = Vec::with_capacity(files.len());
+        let mut pixels = vec![0; files.len().min(CALL_BATCH) * image_len];
         for files in files.chunks(CALL_BATCH) {
-            let mut pixels = vec![0; files.len() * image_len];
-            let mut used = 0;
-            let mut failures = vec![];
-            for file in files {
-                let slot = &mut pixels[used * image_len..(used + 1) * image_len];
-                let outcome = image::load(file.as_ref(), DecodeOptions::default(), self.network.input_size, slot);
-                used += usize::from(outcome.is_ok());
-                failures.push(outcome.err());
-            }
-            let mut predictions = self.predict_pixels(&pixels[..used * image_len], k)?.into_iter();
-            results.extend(failures.into_iter().map(|failure| match failure {
-                Some(error) => Err(error),
-                None => Ok(predictions.next().expect("one a decoded picture")),
+            let slots = pixels.par_chunks_exact_mut(image_len).zip(files);
+            let load = |(slot, file): (&mut [u8], &P)| {
+                let file = file.as_ref();
+                let named = |reason| Error::Input(format!("{}: {reason}", file.display()));
+                image::load(file, DecodeOptions::default(), size, slot).map_err(named)
+            };
+            // A file that failed leaves its slot as it was; its prediction is not looked at.
+            let loaded: Vec<Result<()>> = slots.map(load).collect();
+            let predictions = self.predict_pixels(&pixels[..files.len() * image_len], k)?;
+            results.extend(loaded.into_iter().zip(predictions).zip(files).map(|((loaded, predictions), file)| {
+                loaded?;
+                match predictions.iter().all(|p| p.score.is_finite()) {
+                    true => Ok(predictions),
+                    false => Err(Error::Input(format!("{}: {NOT_FINITE}", file.as_ref().display()))),
+                }
             }));
         }
         Ok(results)
     }
 
     /// The `k` best classes of each image of `pixels`, RGB (N, H, W, 3) at the network's input size; scores are
-    /// probabilities.
+    /// probabilities, and NaN for an image whose logits overflow.
     ///
     /// # Errors
     /// [`Error::Usage`] when `pixels` is not a whole number of images.
@@ -226,7 +247,7 @@ impl Model {
         self.predict(Input::Pixels(pixels), k)
     }
 
-    /// The `k` best classes of each image of a preprocessed input, (N, H, W, 3) in the network's channel order.
+    /// As [`predict_pixels`](Self::predict_pixels), from a preprocessed input, (N, H, W, 3) in the network's channel order.
     ///
     /// # Errors
     /// [`Error::Usage`] when `values` is not a whole number of images.
@@ -254,43 +275,52 @@ impl Model {
     /// [`Error::Usage`] when the input is not a whole number of images or a layer is unknown.
     pub fn activations(&self, input: Input<'_>, layers: &[&str]) -> Result<Vec<Activation>> {
         let images = self.whole_images(&input)?;
-        let mut session = self.session(images.max(1), layers)?;
-        session.run(input)?;
-        layers.iter().map(|layer| session.activation(layer)).collect()
+        let mut session = self.session(images.clamp(1, CALL_BATCH), layers)?;
+        let mut found: Vec<Option<Activation>> = vec![None; layers.len()];
+        run_in_batches(session.as_mut(), input, |session| {
+            for (found, layer) in found.iter_mut().zip(layers) {
+                let part = session.activation(layer)?;
+                match found {
+                    None => *found = Some(part),
+                    Some(found) => {
+                        found.shape[0] += part.shape[0];
+                        found.values.extend_from_slice(&part.values);
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        // An input of no images ran nothing: ask for the shapes that a run would have filled.
+        found
+            .into_iter()
+            .zip(layers)
+            .map(|(found, layer)| found.map_or_else(|| session.activation(layer), Ok))
+            .collect()
     }
 
     fn predict(&self, input: Input<'_>, k: usize) -> Result<Vec<Vec<Prediction>>> {
         let mut results = vec![];
-        let k = k.clamp(1, self.network.classes());
         self.for_each_batch(input, |session| {
-            results.extend(session.top_k(k, Score::Prob)?.chunks_exact(k).map(<[Prediction]>::to_vec));
+            let classes = session.plan().classes();
+            let images = session.logits()?.len() / classes;
+            let predictions = session.top_k(k, Score::Prob)?;
+            let k = k.min(classes);
+            results.extend((0..images).map(|image| predictions[image * k..(image + 1) * k].to_vec()));
             Ok(())
         })?;
         Ok(results)
     }
 
-    /// Runs `input` in batches of up to [`CALL_BATCH`] and shows each result to `collect`.
-    fn for_each_batch(&self, input: Input<'_>, mut collect: impl FnMut(&mut dyn Session) -> Result<()>) -> Result<()> {
-        let images = self.whole_images(&input)?;
-        if images == 0 {
-            return Ok(());
-        }
-        let batch = images.min(CALL_BATCH).next_power_of_two();
-        let mut idle = self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    /// Runs `input` on an idle session, or a new one, and shows each batch's results to `collect`.
+    fn for_each_batch(&self, input: Input<'_>, collect: impl FnMut(&mut dyn Session) -> Result<()>) -> Result<()> {
+        let batch = self.whole_images(&input)?.clamp(1, CALL_BATCH).next_power_of_two();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let fitting = idle.iter().position(|session| session.plan().batch >= batch);
         let taken = fitting.map(|index| idle.swap_remove(index));
         drop(idle);
         let mut session = taken.map_or_else(|| self.session(batch, &[]), Ok)?;
-        let len = self.network.input().len() * session.plan().batch;
-        let mut run = |input| {
-            session.run(input)?;
-            collect(session.as_mut())
-        };
-        match input {
-            Input::Pixels(pixels) => pixels.chunks(len).try_for_each(|chunk| run(Input::Pixels(chunk)))?,
-            Input::Tensor(values) => values.chunks(len).try_for_each(|chunk| run(Input::Tensor(chunk)))?,
-        }
-        self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(session);
+        run_in_batches(session.as_mut(), input, collect)?;
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(session);
         Ok(())
     }
 
@@ -302,6 +332,23 @@ impl Model {
             return Err(Error::Usage(format!("an input of {len} values is not a whole number of {shape} images")));
         }
         Ok(len / image_len)
+    }
+}
+
+/// Runs `session` over `input`, as many images at a time as it takes.
+fn run_in_batches(
+    session: &mut dyn Session,
+    input: Input<'_>,
+    mut collect: impl FnMut(&mut dyn Session) -> Result<()>,
+) -> Result<()> {
+    let len = session.plan().input.len() * session.plan().batch;
+    let mut run = |input| {
+        session.run(input)?;
+        collect(session)
+    };
+    match input {
+        Input::Pixels(pixels) => pixels.chunks(len).try_for_each(|chunk| run(Input::Pixels(chunk))),
+        Input::Tensor(values) => values.chunks(len).try_for_each(|chunk| run(Input::Tensor(chunk))),
     }
 }
 
@@ -317,6 +364,9 @@ enum OpenDevice {
 impl OpenDevice {
     /// The device asked for, and why it is not a better one where any would do.
     fn open(options: &Options) -> Result<(Self, Option<String>)> {
+        if options.precision != Precision::Float32 {
+            return Err(Error::Usage("this version computes in float32 only; leave out --precision".into()));
+        }
         let all = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let cpu = OpenDevice::Cpu { threads: options.threads.unwrap_or_else(all).get() };
         match options.device {

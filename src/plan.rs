@@ -104,6 +104,66 @@ impl Plan {
         Ok(Plan { batch, input: network.input(), steps, buffers })
     }
 
+    /// Checks what backends rely on: steps form a chain over buffers that are large enough, and read weights that
+    /// `network` has, in shapes that fit. Plans made by this type pass for their network; their fields are public.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the first step that does not fit.
+    pub fn check(&self, network: &Network) -> Result<()> {
+        let parameters: Vec<_> = network.parameters().collect();
+        let mut shape = network.input();
+        let mut source = None;
+        let bytes = self
+            .buffers
+            .iter()
+            .chain([&self.input.len()])
+            .max()
+            .and_then(|e| e.checked_mul(self.batch)?.checked_mul(4));
+        if self.input != shape
+            || self.batch == 0
+            || self.steps.is_empty()
+            || bytes.is_none_or(|b| b > isize::MAX as usize)
+        {
+            return Err(Error::Usage(format!(
+                "a plan for {} images of {} does not fit {shape}",
+                self.batch, self.input
+            )));
+        }
+        for step in &self.steps {
+            let room = self.buffers.get(step.target).is_some_and(|&elements| elements >= step.output.len());
+            let first = matches!(step.kind, StepKind::Preprocess(_));
+            let linked = step.input == shape && step.source == source && source.is_none() == first;
+            let chained = linked && source != Some(step.target) && room;
+            let weight_fits =
+                |index: usize, expected: &[usize]| parameters.get(index).is_some_and(|p| p.weight_shape == expected);
+            let (from, to) = (step.input, step.output);
+            let windows = |kernel: usize, stride: usize, padding: usize| {
+                let fits = |size: usize, count: usize| count > 0 && (count - 1) * stride + kernel <= size + 2 * padding;
+                stride > 0 && fits(from.h, to.h) && fits(from.w, to.w)
+            };
+            let fits = match step.kind {
+                StepKind::Preprocess(_) => from == to,
+                StepKind::Conv { conv, weights, .. } => {
+                    conv.groups > 0
+                        && from.c % conv.groups == 0
+                        && to.c % conv.groups == 0
+                        && windows(conv.kernel, conv.stride, conv.padding)
+                        && weight_fits(weights, &[to.c, from.c / conv.groups, conv.kernel, conv.kernel])
+                }
+                StepKind::Linear { weights, .. } => (to.h, to.w) == (1, 1) && weight_fits(weights, &[to.c, from.len()]),
+                StepKind::MaxPool(pool) => from.c == to.c && windows(pool.kernel, pool.stride, 0),
+                StepKind::AvgPool => from.c == to.c && !to.is_empty(),
+                StepKind::Lrn(lrn) => from == to && from.c % lrn.scope.towers() == 0,
+                StepKind::Dropout { .. } => from == to,
+            };
+            if !chained || !fits {
+                return Err(Error::Usage(format!("a plan's step does not fit its network: {step:?}")));
+            }
+            (shape, source) = (to, Some(step.target));
+        }
+        Ok(())
+    }
+
     /// Number of classes.
     pub fn classes(&self) -> usize {
         self.logits().output.c

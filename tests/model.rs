@@ -2,6 +2,7 @@
 
 use alexnet::backend::{Input, Score};
 use alexnet::cpu::naive;
+use alexnet::plan::{Plan, StepKind};
 use alexnet::weights::seeded;
 use alexnet::{Device, Error, Model, Options, Precision};
 
@@ -78,6 +79,8 @@ fn a_tensor_and_its_pixels_agree() {
     assert_eq!(input.shape, [3, 224, 224, 3]);
     let from_tensor = model.logits(Input::Tensor(&input.values)).unwrap();
     assert_eq!(from_tensor, model.logits(Input::Pixels(&pixels)).unwrap());
+    assert_eq!(model.predict_tensor(&input.values, 3).unwrap(), model.predict_pixels(&pixels, 3).unwrap());
+    assert_eq!(model.predict_pixels(&pixels, 0).unwrap(), vec![vec![]; 3]);
 }
 
 #[test]
@@ -134,8 +137,60 @@ fn sessions_refuse_what_they_cannot_run() {
     session.run(Input::Pixels(&[])).unwrap();
     assert_eq!(session.top_k(1, Score::Prob).unwrap(), []);
     assert!(matches!(model.session(0, &[]), Err(Error::Usage(_))));
+    for batch in [1 << 40, 1 << 60, usize::MAX] {
+        let code = model.session(batch, &[]).err().map(|e| e.exit_code());
+        assert!(matches!(code, Some(2 | 5)), "{batch}: {code:?}");
+    }
     assert_eq!(model.predict_pixels(&[], 3).unwrap(), Vec::<Vec<_>>::new());
     assert!(matches!(model.predict_pixels(&pixels[1..], 3), Err(Error::Usage(_))));
+}
+
+/// Plans have public fields; one that does not fit its network is refused before a kernel relies on it.
+#[test]
+fn plans_that_do_not_fit_are_refused() {
+    let model = demo(Options::default());
+    let good = Plan::new(model.network(), 4, &["pool1"]).unwrap();
+    good.check(model.network()).unwrap();
+    type Break = fn(&mut Plan);
+    let broken: [(&str, Break); 9] = [
+        ("a narrower last layer", |p| p.steps.last_mut().unwrap().output.c = 3),
+        ("a small buffer", |p| p.buffers[0] -= 1),
+        ("a missing buffer", |p| p.buffers.truncate(1)),
+        ("in place", |p| p.steps[3].target = p.steps[3].source.unwrap()),
+        ("another source", |p| p.steps[3].source = None),
+        ("a missing step", |p| drop(p.steps.remove(2))),
+        ("other weights", |p| {
+            if let StepKind::Conv { weights, .. } = &mut p.steps[1].kind {
+                *weights = 1;
+            }
+        }),
+        ("a wider window", |p| {
+            for step in &mut p.steps {
+                if let StepKind::MaxPool(pool) = &mut step.kind {
+                    pool.kernel = 4;
+                }
+            }
+        }),
+        ("no steps", |p| p.steps.clear()),
+    ];
+    for (what, break_it) in broken {
+        let mut plan = good.clone();
+        break_it(&mut plan);
+        assert!(matches!(plan.check(model.network()), Err(Error::Usage(_))), "{what}");
+    }
+    let other = Plan::new(Model::load("seed:0", &Options::default()).unwrap().network(), 1, &[]).unwrap();
+    assert!(other.check(model.network()).is_err());
+}
+
+/// More images than a session takes at once.
+#[test]
+fn activations_of_many_images() {
+    let model = demo(Options::default());
+    let pixels = pixels(70, 224);
+    let fc7 = model.activations(Input::Pixels(&pixels), &["fc7", "fc8"]).unwrap();
+    assert_eq!((fc7[0].shape, fc7[0].values.len()), ([70, 1, 1, 128], 70 * 128));
+    assert_eq!(fc7[1].values, model.logits(Input::Pixels(&pixels)).unwrap());
+    assert_eq!(model.activations(Input::Pixels(&[]), &["pool1"]).unwrap()[0].shape, [0, 27, 27, 16]);
 }
 
 #[test]

@@ -152,7 +152,13 @@ fn zeros(name: &str, widths: [usize; 8], metadata: Option<&str>) -> Checkpoint {
         [(p.bias(), bias), (p.weight(), tensor(p.weight_shape))]
     });
     let tensors: BTreeMap<_, _> = tensors.collect();
-    Checkpoint { path: "zeros".into(), tensors, variant: metadata.map(Into::into), labels: None }
+    Checkpoint {
+        path: "zeros".into(),
+        tensors,
+        variant: metadata.map(Into::into),
+        labels: None,
+        metadata: BTreeMap::new(),
+    }
 }
 
 #[test]

@@ -114,6 +114,7 @@ fn every_dtype() -> Checkpoint {
         tensors: tensors.into_iter().map(|(name, dtype)| (name.to_owned(), tensor(dtype))).collect(),
         variant: Some("paper".into()),
         labels: Some(vec!["tench, Tinca tinca".into(), "\"quoted\" \\ é".into()]),
+        metadata: [("format".into(), "pt".into())].into(),
     }
 }
 
@@ -143,7 +144,7 @@ fn saved_bytes_are_pinned() {
     every_dtype().save_safetensors(&path).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     let expected = concat!(
-        r#"{"__metadata__":{"alexnet.labels":"[\"tench, Tinca tinca\",\"\\\"quoted\\\" \\\\ é\"]","#,
+        r#"{"__metadata__":{"format":"pt","alexnet.labels":"[\"tench, Tinca tinca\",\"\\\"quoted\\\" \\\\ é\"]","#,
         r#""alexnet.variant":"paper"},"b":{"dtype":"F64","shape":[3,1],"data_offsets":[0,24]},"#,
         r#""d.\"é\n":{"dtype":"F32","shape":[3,1],"data_offsets":[24,36]},"#,
         r#""a":{"dtype":"BF16","shape":[3,1],"data_offsets":[36,42]},"#,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use alexnet::image::{DecodeOptions, Decoder, Exif};
 use alexnet::net::{VARIANTS, Variant};
 use alexnet::weights::Checkpoint;
-use alexnet::{Device, Model, Options, Precision, Result, demo_checkpoint, open_checkpoint};
+use alexnet::{Device, Error, Model, Options, Precision, Result, demo_checkpoint, open_checkpoint};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
@@ -20,8 +20,8 @@ pub struct ModelArgs {
     pub model: Option<&'static Variant>,
     /// Weights: a .safetensors or .pth file, IMAGENET1K_V1 (torchvision's, from PyTorch's cache) or seed:N.
     #[arg(long, alias = "weights", value_name = "FILE")]
-    pub checkpoint: Option<String>,
-    /// Side of the square input, for torchvision [default: the variant's own].
+    pub checkpoint: Option<PathBuf>,
+    /// Side of the square input, 63 to 1024, for torchvision [default: the variant's own].
     #[arg(long, value_name = "N")]
     pub input_size: Option<usize>,
 }
@@ -36,7 +36,7 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "TYPE", default_value = "float32", value_parser = precision_parser())]
     pub precision: Precision,
     /// Threads for decoding and for computing [default: all].
-    #[arg(short = 'j', long, value_name = "N")]
+    #[arg(short = 'j', long, value_name = "N", value_parser = workers_parser())]
     pub workers: Option<NonZeroUsize>,
 }
 
@@ -46,7 +46,8 @@ pub struct DecodeArgs {
     /// EXIF orientation: ignored, as torchvision does, or applied.
     #[arg(long, value_enum, default_value = "ignore")]
     exif: ExifArg,
-    /// JPEG decoder: mozjpeg has PyTorch's pixels; fast is pure Rust, and some bytes of subsampled pictures differ.
+    /// JPEG decoder: mozjpeg has PyTorch's pixels; fast is pure Rust and up to 16 levels off where colour is subsampled,
+    /// up to 4 elsewhere, and misses data that is cut out of a file before its end marker.
     #[arg(long, value_enum, default_value = "mozjpeg")]
     decoder: DecoderArg,
 }
@@ -80,21 +81,18 @@ impl DecodeArgs {
 
 impl ModelArgs {
     /// The checkpoint asked for, else the demo, which is said on stderr.
+    ///
+    /// # Errors
+    /// Usage where the demo is not of the variant asked for.
     pub fn open(&self) -> Result<Checkpoint> {
         match &self.checkpoint {
             Some(name) => open_checkpoint(name, self.model),
-            None => {
-                note(
-                    "no --checkpoint: using the built-in demo, which names ten kinds of drawn shapes; \
-                     for ImageNet's classes say --checkpoint IMAGENET1K_V1",
-                );
-                Ok(demo_checkpoint())
-            }
+            None => self.demo(),
         }
     }
 
-    /// `checkpoint` on the device, and a line about both on stderr.
-    pub fn load(&self, checkpoint: Checkpoint, device: &DeviceArgs, labels: Option<PathBuf>) -> Result<Model> {
+    /// The model on the device, and a line about both on stderr.
+    pub fn load(&self, device: &DeviceArgs, labels: Option<PathBuf>) -> Result<Model> {
         let options = Options {
             variant: self.model,
             device: device.device,
@@ -103,7 +101,10 @@ impl ModelArgs {
             threads: device.workers,
             labels,
         };
-        let model = Model::from_checkpoint(checkpoint, &options)?;
+        let model = match &self.checkpoint {
+            Some(name) => Model::load(name, &options)?,
+            None => Model::from_checkpoint(self.demo()?, &options)?,
+        };
         if let Some(reason) = model.fallback() {
             note(&format!("no GPU is used: {reason}"));
         }
@@ -112,14 +113,31 @@ impl ModelArgs {
         note(&format!("{name}, {size}x{size} input, {classes} classes, on {}", model.device()));
         Ok(model)
     }
+
+    fn demo(&self) -> Result<Checkpoint> {
+        let demo = demo_checkpoint();
+        if let Some(variant) = self.model.filter(|v| Some(v.name) != demo.variant.as_deref()) {
+            let name = variant.name;
+            return Err(Error::Usage(format!(
+                "{name} needs weights: say --checkpoint FILE, or --checkpoint seed:0 for random ones"
+            )));
+        }
+        note(
+            "no --checkpoint: using the built-in demo, which names ten kinds of drawn shapes; \
+             for ImageNet's classes say --checkpoint IMAGENET1K_V1",
+        );
+        Ok(demo)
+    }
 }
 
-impl DeviceArgs {
-    /// Threads for decoding.
-    pub fn threads(&self) -> usize {
-        let all = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        self.workers.unwrap_or_else(all).get()
-    }
+/// As many threads as asked for, else all.
+pub fn threads(workers: Option<NonZeroUsize>) -> usize {
+    workers.or(std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
+}
+
+/// -j: more threads than any machine has cores only cost memory.
+pub fn workers_parser() -> impl TypedValueParser<Value = NonZeroUsize> {
+    clap::value_parser!(u16).range(1..=1024).map(|n| NonZeroUsize::new(n.into()).expect("the range begins at 1"))
 }
 
 pub fn variant_parser() -> impl TypedValueParser<Value = &'static Variant> {

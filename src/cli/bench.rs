@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use alexnet::input::{Batch, Feed, FeedOptions, Sources};
 use alexnet::weights::seeded;
-use alexnet::{Error, Input, Model, Result, Score, open_checkpoint};
+use alexnet::{Error, Input, Model, Result, Score};
 use serde::Serialize;
 
-use super::args::{DecodeArgs, DeviceArgs, ModelArgs};
+use super::args::{DecodeArgs, DeviceArgs, ModelArgs, threads};
 use super::statistics::Latency;
 use super::{Outcome, note, print};
 
@@ -82,9 +82,9 @@ enum Mode {
 }
 
 pub fn run(args: &Args) -> Result<Outcome> {
-    let name = args.model.checkpoint.as_deref().unwrap_or("seed:0");
     let inputs = Inputs::new(args)?;
-    let model = args.model.load(open_checkpoint(name, args.model.model)?, &args.device, None)?;
+    let checkpoint = args.model.checkpoint.clone().unwrap_or_else(|| "seed:0".into());
+    let model = ModelArgs { checkpoint: Some(checkpoint.clone()), ..args.model }.load(&args.device, None)?;
     let network = model.network();
     let summary = network.summary(1);
     let mut results = vec![];
@@ -98,10 +98,10 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         model: network.variant.name,
-        checkpoint: name.into(),
+        checkpoint: checkpoint.to_string_lossy().into_owned(),
         device: model.device(),
         precision: "float32",
-        threads: args.device.threads(),
+        threads: threads(args.device.workers),
         input_size: network.input_size,
         param_count: summary.total_params,
         gmacs: summary.total_mult_adds as f64 / 1e9,
@@ -172,7 +172,7 @@ fn end_to_end(model: &Model, batch_size: usize, args: &Args, inputs: &Inputs) ->
         let options = FeedOptions {
             decode: args.decode.options(),
             input_size: model.network().input_size,
-            threads: args.device.threads(),
+            threads: threads(args.device.workers),
             window: 2 * batch_size,
         };
         let mut feed = Feed::new(inputs.expand()?, options)?;
@@ -188,7 +188,9 @@ fn end_to_end(model: &Model, batch_size: usize, args: &Args, inputs: &Inputs) ->
             images += batch.rows.iter().filter(|row| row.error.is_none()).count();
         }
         if images == 0 {
-            return Err(Error::Usage("no picture of the input can be decoded; run predict to see why".into()));
+            let reason =
+                if failed > 0 { "no input can be decoded; run predict to see why" } else { "the input is empty" };
+            return Err(Error::Usage(format!("nothing to measure end to end: {reason}")));
         }
         if !warm {
             // The first pass fills the page cache and the buffers; it does not count.
@@ -253,5 +255,8 @@ fn table(report: &Report) -> String {
 /// A positive number of seconds.
 fn seconds(text: &str) -> std::result::Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_string())?;
+    if seconds <= 0.0 {
+        return Err("a duration must be positive".into());
+    }
     Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }

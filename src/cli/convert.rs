@@ -19,7 +19,7 @@ pub struct Args {
     /// Variant, where metadata and tensors do not tell.
     #[arg(short, long, value_name = "VARIANT", value_parser = args::variant_parser())]
     model: Option<&'static Variant>,
-    /// A file with one class name a line [default: the checkpoint's, or ImageNet's for 1000 classes].
+    /// A file with one class name a line, or a JSON list [default: the checkpoint's, or ImageNet's for 1000 classes].
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
 }

@@ -54,6 +54,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
         tensors: tensors.collect(),
         variant: Some(args.model.name.into()),
         labels: None,
+        metadata: Default::default(),
     };
     checkpoint.save_safetensors(&args.output)?;
     note(&format!(

@@ -89,12 +89,7 @@ fn note(line: &str) {
 /// Writes all of `text` to stdout.
 fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(output_error(Path::new("<stdout>")))
-}
-
-/// Maps an I/O error to an output error for `path`.
-fn output_error(path: &Path) -> impl Fn(io::Error) -> Error + '_ {
-    move |source| Error::Output { path: path.to_path_buf(), source }
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Error::output(Path::new("<stdout>")))
 }
 
 /// True once Ctrl-C was pressed; a second one ends the process at once. Commands that stream results ask between batches.

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use alexnet::input::{Batch, Feed, FeedOptions, PackWriter, Sources};
 use alexnet::{Error, Result};
 
-use super::args::DecodeArgs;
+use super::args::{DecodeArgs, threads, workers_parser};
 use super::progress::Progress;
-use super::{Outcome, interrupted};
+use super::{Outcome, interrupted, note};
 
 /// Pictures handed on at once.
 const BATCH: usize = 64;
@@ -27,7 +27,7 @@ pub struct Args {
     #[command(flatten)]
     decode: DecodeArgs,
     /// Decoding threads [default: all].
-    #[arg(short = 'j', long, value_name = "N")]
+    #[arg(short = 'j', long, value_name = "N", value_parser = workers_parser())]
     workers: Option<NonZeroUsize>,
 }
 
@@ -36,16 +36,22 @@ pub fn run(args: &Args) -> Result<Outcome> {
         return Err(Error::Usage(format!("{}: a pack is a NumPy file; end its name in .npy", args.output.display())));
     }
     let sources = Sources::expand(&args.inputs)?;
-    let threads = args.workers.or(std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    interrupted(); // from here on Ctrl-C is asked for, and nothing half written stays
     let size = args.size as usize;
-    let options = FeedOptions { decode: args.decode.options(), input_size: size, threads, window: 2 * BATCH };
+    let options = FeedOptions {
+        decode: args.decode.options(),
+        input_size: size,
+        threads: threads(args.workers),
+        window: 2 * BATCH,
+    };
     let mut feed = Feed::new(sources, options)?;
     let mut pack = PackWriter::create(&args.output, size)?;
     let mut progress = Progress::new(feed.total());
     let mut batch = Batch::default();
     while feed.next_batch(BATCH, &mut batch) {
         if interrupted() {
-            return Ok(Outcome::Interrupted); // the unfinished pack is removed
+            note("interrupted: the unfinished pack is removed");
+            return Ok(Outcome::Interrupted);
         }
         let failed = batch.rows.iter().filter(|row| row.error.is_some()).count();
         progress.advance(batch.rows.len() - failed, failed, || {

@@ -1,12 +1,14 @@
 //! `alexnet predict`: pictures in, classes out, in input order.
 
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use alexnet::input::{Batch, Feed, FeedOptions, Sources};
-use alexnet::{Input, Result, Score};
+use alexnet::{Error, Input, NOT_FINITE, Result, Score};
 use clap::ValueEnum;
 
-use super::args::{DecodeArgs, DeviceArgs, ModelArgs};
+use super::args::{DecodeArgs, DeviceArgs, ModelArgs, threads};
 use super::progress::Progress;
 use super::rows::{Columns, Format, RowWriter};
 use super::{Outcome, interrupted};
@@ -37,7 +39,7 @@ pub struct Args {
     /// Write results here instead of to stdout.
     #[arg(long, value_name = "FILE")]
     results_file: Option<PathBuf>,
-    /// A file with one class name a line.
+    /// A file with one class name a line, or a JSON list.
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
 }
@@ -51,8 +53,11 @@ enum OutputType {
 pub fn run(args: &Args) -> Result<Outcome> {
     // A misspelt input is reported before weights are read, and weights that do not fit before any picture is.
     let sources = Sources::expand(&args.inputs)?;
-    let model = args.model.load(args.model.open()?, &args.device, args.labels.clone())?;
-    let batch_size = args.batch_size as usize;
+    args.protect_inputs(&sources)?;
+    let model = args.model.load(&args.device, args.labels.clone())?;
+    // Buffers for a batch that the run cannot fill would take memory for nothing.
+    let total = sources.total().and_then(|total| usize::try_from(total).ok()).unwrap_or(usize::MAX);
+    let batch_size = (args.batch_size as usize).min(total.max(1));
     let columns = Columns {
         k: (args.topk as usize).min(model.network().classes()),
         score: match args.output_type {
@@ -67,7 +72,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
         FeedOptions {
             decode: args.decode.options(),
             input_size: model.network().input_size,
-            threads: args.device.threads(),
+            threads: threads(args.device.workers),
             window: 2 * batch_size,
         },
     )?;
@@ -75,16 +80,23 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let mut writer = RowWriter::open(args.results_file.as_deref(), args.results_format, columns)?;
     let mut progress = Progress::new(feed.total());
     let mut batch = Batch::default();
+    let classes = model.network().classes();
+    let overflow = Error::Input(NOT_FINITE.into());
     while !interrupted() && feed.next_batch(batch_size, &mut batch) {
         session.run(Input::Pixels(&batch.pixels))?;
+        let finite = |logits: &[f32]| logits.iter().all(|logit| logit.is_finite());
+        let finite: Vec<bool> = session.logits()?.chunks_exact(classes).map(finite).collect();
         let predictions = session.top_k(k, score)?;
-        let failed = batch.rows.iter().filter(|row| row.error.is_some()).count();
+        let failed = batch.rows.len() - finite.iter().filter(|finite| **finite).count();
         progress.advance(batch.rows.len() - failed, failed, || {
-            let mut predictions = predictions.chunks_exact(k);
+            let mut images = predictions.chunks_exact(k).zip(&finite);
             for row in &batch.rows {
                 let outcome = match &row.error {
                     Some(error) => Err(error),
-                    None => Ok(predictions.next().expect("a prediction for every image")),
+                    None => match images.next().expect("a result for every row without an error") {
+                        (predictions, true) => Ok(predictions),
+                        (_, false) => Err(&overflow),
+                    },
                 };
                 writer.write(&model, &row.filename, outcome)?;
             }
@@ -97,4 +109,20 @@ pub fn run(args: &Args) -> Result<Outcome> {
         () if progress.any_failed() => Outcome::SomeFailed,
         () => Outcome::Done,
     })
+}
+
+impl Args {
+    /// Refuses a results file that is one of the run's inputs: opening it would empty it.
+    fn protect_inputs(&self, sources: &Sources) -> Result<()> {
+        let Some(results) = &self.results_file else { return Ok(()) };
+        let is_results = |path: &Path| match (fs::metadata(path), fs::metadata(results)) {
+            (Ok(a), Ok(b)) => a.is_file() && (a.dev(), a.ino()) == (b.dev(), b.ino()),
+            _ => false,
+        };
+        let others = [self.model.checkpoint.as_deref(), self.labels.as_deref()];
+        if sources.reads(results) || others.into_iter().flatten().any(is_results) {
+            return Err(Error::Usage(format!("--results-file {} is an input of this run", results.display())));
+        }
+        Ok(())
+    }
 }

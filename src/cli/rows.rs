@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 
 use alexnet::{Error, Model, Prediction, Result, Score};
 use clap::ValueEnum;
-use serde_json::{Value, json};
-
-use super::output_error;
+use serde::Serialize;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -31,10 +29,37 @@ pub struct Columns {
 
 /// Writes rows to stdout or a file. A row is complete or not there: output is flushed between batches.
 pub struct RowWriter {
-    format: Format,
+    sink: Sink,
     columns: Columns,
     path: PathBuf,
-    out: BufWriter<Box<dyn Write>>,
+}
+
+type Output = Box<dyn Write>;
+
+enum Sink {
+    Table(BufWriter<Output>),
+    Csv(Box<csv::Writer<Output>>),
+    Jsonl(BufWriter<Output>),
+}
+
+/// A line of JSON.
+#[derive(Serialize)]
+struct JsonRow<'a> {
+    filename: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predictions: Option<Vec<JsonPrediction>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct JsonPrediction {
+    index: usize,
+    label: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prob: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logit: Option<f32>,
 }
 
 impl RowWriter {
@@ -47,95 +72,102 @@ impl RowWriter {
             None if io::stdout().is_terminal() => Format::Table,
             _ => Format::Csv,
         });
-        let out: Box<dyn Write> = match file {
-            Some(file) => Box::new(File::create(file).map_err(output_error(file))?),
+        let output: Output = match file {
+            Some(file) => Box::new(File::create(file).map_err(Error::output(file))?),
             None => Box::new(io::stdout()),
         };
-        let mut writer = RowWriter { format, columns, path, out: BufWriter::new(out) };
-        writer.heading()?;
+        let sink = match format {
+            Format::Table => Sink::Table(BufWriter::new(output)),
+            Format::Csv => Sink::Csv(Box::new(csv::Writer::from_writer(output))),
+            Format::Jsonl => Sink::Jsonl(BufWriter::new(output)),
+        };
+        let mut writer = RowWriter { sink, columns, path };
+        writer.heading().map_err(Error::output(&writer.path))?;
         Ok(writer)
     }
 
-    fn heading(&mut self) -> Result<()> {
-        let score = self.score_name();
-        match self.format {
-            Format::Jsonl => Ok(()),
-            Format::Table => {
-                let width = self.columns.filename_width;
-                let cells = format!("  {:>9}  label", score).repeat(self.columns.k.min(1));
-                self.line(&format!("{:<width$}{cells}", "filename"))
+    fn heading(&mut self) -> io::Result<()> {
+        let (k, width) = (self.columns.k, self.columns.filename_width);
+        let score = match self.columns.score {
+            Score::Prob => "prob",
+            Score::Logit => "logit",
+        };
+        match &mut self.sink {
+            Sink::Jsonl(_) => Ok(()),
+            Sink::Table(out) => {
+                let best = if k > 1 { format!(", {k} best classes") } else { String::new() };
+                writeln!(out, "{:<width$}  {score:>9}  label{best}", "filename")
             }
-            Format::Csv => {
-                let k = self.columns.k;
+            Sink::Csv(csv) => {
                 let suffix = |i: usize| if k == 1 { String::new() } else { format!("_{i}") };
                 let cells = (0..k).flat_map(|i| ["index", "label", score].map(|name| format!("{name}{}", suffix(i))));
-                let cells: Vec<_> = ["filename".into()].into_iter().chain(cells).chain(["error".into()]).collect();
-                self.csv(&cells)
+                let record: Vec<_> = ["filename".into()].into_iter().chain(cells).chain(["error".into()]).collect();
+                Ok(csv.write_record(record)?)
             }
         }
     }
 
     /// One row: a picture's classes, or its error.
     pub fn write(&mut self, model: &Model, filename: &str, outcome: Result<&[Prediction], &Error>) -> Result<()> {
-        match self.format {
-            Format::Table => {
-                let width = self.columns.filename_width;
-                let cells = match outcome {
-                    Ok(predictions) => {
-                        let cell = |p: &Prediction| format!("  {:>9.6}  {}", p.score, model.label(p.index));
-                        predictions.iter().map(cell).collect()
-                    }
-                    Err(error) => format!("  error: {error}"),
-                };
-                self.line(&format!("{filename:<width$}{cells}"))
+        self.try_write(model, filename, outcome).map_err(Error::output(&self.path))
+    }
+
+    fn try_write(&mut self, model: &Model, filename: &str, outcome: Result<&[Prediction], &Error>) -> io::Result<()> {
+        let Columns { k, score, filename_width: width } = self.columns;
+        match &mut self.sink {
+            Sink::Table(out) => {
+                let filename = printable(filename);
+                write!(out, "{filename:<width$}")?;
+                match outcome {
+                    Ok(predictions) => predictions
+                        .iter()
+                        .try_for_each(|p| write!(out, "  {:>9.6}  {}", p.score, printable(&model.label(p.index))))?,
+                    Err(error) => write!(out, "  error: {}", printable(&error.to_string()))?,
+                }
+                writeln!(out)
             }
-            Format::Csv => {
-                let mut cells = vec![filename.to_string()];
+            Sink::Csv(csv) => {
+                let mut record = csv::StringRecord::from(vec![filename]);
                 if let Ok(predictions) = outcome {
                     for p in predictions {
-                        cells.extend([p.index.to_string(), model.label(p.index), p.score.to_string()]);
+                        record.push_field(&p.index.to_string());
+                        record.push_field(&model.label(p.index));
+                        record.push_field(&p.score.to_string());
                     }
                 }
-                cells.resize(1 + 3 * self.columns.k, String::new());
-                cells.push(outcome.err().map(ToString::to_string).unwrap_or_default());
-                self.csv(&cells)
+                while record.len() < 1 + 3 * k {
+                    record.push_field("");
+                }
+                record.push_field(&outcome.err().map(ToString::to_string).unwrap_or_default());
+                Ok(csv.write_record(&record)?)
             }
-            Format::Jsonl => {
-                let score = self.score_name();
-                let prediction =
-                    |p: &Prediction| json!({"index": p.index, "label": model.label(p.index), score: p.score});
-                let row = match outcome {
-                    Ok(predictions) => {
-                        let predictions: Vec<Value> = predictions.iter().map(prediction).collect();
-                        json!({"filename": filename, "predictions": predictions})
-                    }
-                    Err(error) => json!({"filename": filename, "error": error.to_string()}),
+            Sink::Jsonl(out) => {
+                let prediction = |p: &Prediction| JsonPrediction {
+                    index: p.index,
+                    label: model.label(p.index),
+                    prob: (score == Score::Prob).then_some(p.score),
+                    logit: (score == Score::Logit).then_some(p.score),
                 };
-                self.line(&row.to_string())
+                let predictions = outcome.ok().map(|found| found.iter().map(prediction).collect());
+                let row = JsonRow { filename, predictions, error: outcome.err().map(ToString::to_string) };
+                serde_json::to_writer(&mut *out, &row)?;
+                writeln!(out)
             }
         }
     }
 
     /// Hands everything written so far to the operating system.
     pub fn flush(&mut self) -> Result<()> {
-        self.out.flush().map_err(output_error(&self.path))
+        let flushed = match &mut self.sink {
+            Sink::Table(out) | Sink::Jsonl(out) => out.flush(),
+            Sink::Csv(csv) => csv.flush(),
+        };
+        flushed.map_err(Error::output(&self.path))
     }
+}
 
-    fn score_name(&self) -> &'static str {
-        match self.columns.score {
-            Score::Prob => "prob",
-            Score::Logit => "logit",
-        }
-    }
-
-    fn line(&mut self, line: &str) -> Result<()> {
-        writeln!(self.out, "{line}").map_err(output_error(&self.path))
-    }
-
-    fn csv(&mut self, cells: &[String]) -> Result<()> {
-        let mut line = csv::Writer::from_writer(&mut self.out);
-        let written = line.write_record(cells).map_err(io::Error::from).and_then(|()| line.flush());
-        drop(line);
-        written.map_err(output_error(&self.path))
-    }
+/// `text` with control characters escaped, so that a file's name cannot break the table or command the terminal.
+fn printable(text: &str) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect()
 }

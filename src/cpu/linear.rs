@@ -43,16 +43,15 @@ pub fn forward(matrix: &Matrix, relu: bool, images: usize, source: &[f32], targe
 
 fn dot_products(matrix: &Matrix, images: usize, source: &[f32], target: &mut [f32]) {
     let outputs = matrix.bias.len();
-    let columns = Columns { start: target.as_mut_ptr() };
-    let columns = &columns;
+    assert!(source.len() == images * matrix.inputs && target.len() == images * outputs);
+    let columns = &Columns { start: target.as_mut_ptr() };
     matrix.rows.par_chunks_exact(matrix.inputs).enumerate().with_min_len(16).for_each(|(output, row)| {
         for (image, input) in source.chunks_exact(matrix.inputs).enumerate() {
-            // SAFETY: image < images and output < outputs, so the element lies in `target`, which has images * outputs
-            // elements and is borrowed for this call; `output` differs between tasks, so no two write one element.
+            // SAFETY: image < images and output < outputs by the lengths asserted above, so the element lies in `target`,
+            // which is borrowed for this call; `output` differs between tasks, so no two write one element.
             unsafe { *columns.start.add(image * outputs + output) = dot(row, input) };
         }
     });
-    debug_assert_eq!(target.len(), images * outputs);
 }
 
 /// Start of an (images, outputs) matrix whose columns are written by different tasks.
@@ -79,8 +78,7 @@ fn multiply(matrix: &Matrix, images: usize, source: &[f32], target: &mut [f32]) 
     let outputs = matrix.bias.len();
     assert!(source.len() == images * matrix.inputs && target.len() == images * outputs);
     let width = outputs.div_ceil(rayon::current_num_threads());
-    let columns = Columns { start: target.as_mut_ptr() };
-    let columns = &columns;
+    let columns = &Columns { start: target.as_mut_ptr() };
     matrix.rows.par_chunks(width * matrix.inputs).enumerate().for_each(|(task, rows)| {
         // SAFETY: `source` is images x inputs and `rows` is (its own count) x inputs, contiguous; the task writes columns
         // task * width and on of `target`, at most `outputs` of them in all, which no other task touches; lengths are

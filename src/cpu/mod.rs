@@ -18,7 +18,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use softmax::TopK;
 
 use crate::backend::{Activation, Backend, Input, Prediction, Score, Session};
-use crate::net::{Op, Shape};
+use crate::net::{Network, Op, Shape};
 use crate::plan::{Plan, Step, StepKind};
 use crate::weights::Weights;
 use crate::{Error, Result};
@@ -32,6 +32,7 @@ pub struct CpuBackend {
 /// What every session needs.
 struct Shared {
     pool: ThreadPool,
+    network: Network,
     layers: Vec<PackedLayer>,
 }
 
@@ -56,7 +57,7 @@ impl CpuBackend {
             _ => PackedLayer::Linear(linear::Matrix::pack(node.input, layer)),
         });
         let layers = layers.collect();
-        Ok(CpuBackend { threads, shared: Arc::new(Shared { pool, layers }) })
+        Ok(CpuBackend { threads, shared: Arc::new(Shared { pool, network, layers }) })
     }
 }
 
@@ -67,6 +68,7 @@ impl Backend for CpuBackend {
     }
 
     fn session(&self, plan: Plan) -> Result<Box<dyn Session>> {
+        plan.check(&self.shared.network)?;
         let buffers = plan.buffers.iter().map(|elements| zeroed(elements * plan.batch)).collect::<Result<_>>()?;
         Ok(Box::new(CpuSession {
             shared: Arc::clone(&self.shared),
@@ -79,14 +81,11 @@ impl Backend for CpuBackend {
     }
 }
 
-/// `len` zeros, or an error where the system refuses that much memory.
+/// `len` zeros, which take memory only once they are written, or an error where the system refuses that much.
 fn zeroed(len: usize) -> Result<Vec<f32>> {
-    let mut buffer = Vec::new();
-    buffer.try_reserve_exact(len).map_err(|_| {
+    bytemuck::allocation::try_zeroed_vec(len).map_err(|()| {
         Error::Device(format!("not enough memory for a buffer of {} MB; lower --batch-size", (len * 4) >> 20))
-    })?;
-    buffer.resize(len, 0.0);
-    Ok(buffer)
+    })
 }
 
 struct CpuSession {

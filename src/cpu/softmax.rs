@@ -11,7 +11,7 @@ pub struct TopK {
 
 impl TopK {
     /// The `min(k, classes)` best classes of each image of `logits` (N, classes), best first. Equal logits keep class
-    /// order; NaN comes last.
+    /// order; NaN counts as minus infinity.
     ///
     /// Probabilities are computed in f64 over all classes.
     pub fn find(&mut self, logits: &[f32], classes: usize, k: usize, score: Score) -> &[Prediction] {
@@ -23,7 +23,8 @@ impl TopK {
     }
 
     fn find_one(&mut self, logits: &[f32], k: usize, score: Score) {
-        let key = |index: usize| if logits[index].is_nan() { f32::NEG_INFINITY } else { logits[index] };
+        // Adding zero makes -0 a 0, which total_cmp would tell apart.
+        let key = |index: usize| if logits[index].is_nan() { f32::NEG_INFINITY } else { logits[index] + 0.0 };
         let best_first = |a: &usize, b: &usize| key(*b).total_cmp(&key(*a)).then(a.cmp(b));
         self.order.clear();
         self.order.extend(0..logits.len());
@@ -34,7 +35,7 @@ impl TopK {
         self.order.sort_unstable_by(best_first);
 
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let weight = |logit: f32| f64::from(logit - max).exp();
+        let weight = |logit: f32| (f64::from(logit) - f64::from(max)).exp();
         let sum: f64 = logits.iter().map(|&logit| weight(logit)).sum();
         self.predictions.extend(self.order.iter().map(|&index| {
             let score = match score {
@@ -57,6 +58,8 @@ mod tests {
         let mut indices = |k| found.find(&logits, 6, k, Score::Logit).iter().map(|p| p.index).collect::<Vec<_>>();
         assert_eq!(indices(3), [1, 3, 5]);
         assert_eq!(indices(99), [1, 3, 5, 0, 2, 4]);
+        let zeros = TopK::default().find(&[-0.0, 0.0], 2, 2, Score::Logit).iter().map(|p| p.index).collect::<Vec<_>>();
+        assert_eq!(zeros, [0, 1]);
         assert_eq!(indices(0), [0usize; 0]);
 
         let mut scores =

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaStream, DriverError};
 
 use crate::backend::{Backend, Session};
-use crate::net::Op;
+use crate::net::{Network, Op};
 use crate::plan::Plan;
 use crate::weights::Weights;
 use crate::{Error, Result};
@@ -32,6 +32,7 @@ pub struct CudaBackend {
 /// What every session needs.
 struct Shared {
     launcher: Launcher,
+    network: Network,
     layers: Vec<DeviceLayer>,
 }
 
@@ -63,7 +64,7 @@ impl CudaBackend {
         });
         let layers = layers.collect::<Result<_>>()?;
         let description = format!("{device}, float32");
-        Ok(CudaBackend { description, shared: Arc::new(Shared { launcher, layers }) })
+        Ok(CudaBackend { description, shared: Arc::new(Shared { launcher, network, layers }) })
     }
 }
 
@@ -73,6 +74,7 @@ impl Backend for CudaBackend {
     }
 
     fn session(&self, plan: Plan) -> Result<Box<dyn Session>> {
+        plan.check(&self.shared.network)?;
         Ok(Box::new(CudaSession::new(Arc::clone(&self.shared), plan)?))
     }
 }

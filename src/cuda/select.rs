@@ -142,7 +142,7 @@ mod tests {
                     let launch = select(&step, images);
                     let [x, y, z] = launch.grid.map(|g| g as usize);
                     assert!(
-                        x >= 1 && x < 1 << 31 && (1..=65535).contains(&y) && (1..=65535).contains(&z),
+                        (1..1 << 31).contains(&x) && (1..=65535).contains(&y) && (1..=65535).contains(&z),
                         "{launch:?}"
                     );
                     let covered = match launch.kernel {

@@ -61,8 +61,8 @@ impl CudaSession {
         let layer = |weights: usize| &self.shared.layers[weights];
         // SAFETY (all launches): select() gives each kind of step its kernel, whose args are built here. Source and target
         // are different buffers of this session, which holds them until it is dropped; dropping frees them in stream
-        // order. The plan's shapes size the buffers, the session's batch bounds `images`, and the layers' tensors were
-        // checked against the same network that the plan was made from.
+        // order. Plan::check made sure that buffers have room for the shapes, windows lie within their
+        // inputs and the layers' tensors have the shapes of the steps; the session's batch bounds `images`.
         unsafe {
             match step.kind {
                 StepKind::Preprocess(preprocess) => {

@@ -206,6 +206,7 @@ fn too_large(what: impl std::fmt::Display) -> Error {
 fn refused(error: ImageError) -> Error {
     match error {
         ImageError::Limits(_) => too_large("the picture"),
+        ImageError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => truncated("image"),
         error => invalid(error.to_string()),
     }
 }

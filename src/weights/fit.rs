@@ -171,14 +171,16 @@ impl Checkpoint {
     }
 
     /// # Errors
-    /// [`Error::Weights`] naming every tensor with a NaN or an infinity, and where.
+    /// [`Error::Weights`] naming every tensor with a value that is no finite f32, and where.
     pub fn reject_non_finite(&self) -> Result<()> {
         let problems: Vec<_> = self
             .tensors
             .par_iter()
             .filter_map(|(name, tensor)| {
                 let index = tensor.first_non_finite()?;
-                Some(format!("{name}: expected finite values, found NaN or infinity at element {index}"))
+                Some(format!(
+                    "{name}: expected finite values, found NaN, infinity or a number beyond f32 at element {index}"
+                ))
             })
             .collect();
         if problems.is_empty() { Ok(()) } else { Err(Error::Weights { path: self.path.clone(), problems }) }

@@ -39,6 +39,8 @@ pub struct Checkpoint {
     pub variant: Option<String>,
     /// Metadata `alexnet.labels`: class names in the order of the last layer's outputs.
     pub labels: Option<Vec<String>>,
+    /// All other metadata, which conversion keeps.
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// What a reader makes of a file, or every reason why it cannot.
@@ -64,7 +66,8 @@ impl Checkpoint {
     ///
     /// [`Error::Weights`] if `bytes` are not a checkpoint.
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
-        let torch = |tensors| Self { path: path.into(), tensors, variant: None, labels: None };
+        let torch =
+            |tensors| Self { path: path.into(), tensors, variant: None, labels: None, metadata: BTreeMap::new() };
         let parsed = if bytes.starts_with(b"PK\x03\x04") {
             torch::read_zip(bytes).map(torch)
         } else if torch::is_legacy(bytes) {

@@ -39,14 +39,21 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Parsed<Checkpoint> {
             }
         };
         let (start, end) = info.data_offsets;
+        // The crate's own product of extents may have met a zero before it overflowed.
+        let elements = info.shape.iter().try_fold(dtype.size(), |bytes, &extent| bytes.checked_mul(extent));
+        if elements != Some(end - start) {
+            problems.push(format!("{}: shape {:?} does not have {} bytes", quoted(&name), info.shape, end - start));
+            continue;
+        }
         tensors.insert(name, Tensor::new(dtype, info.shape.clone(), data[start..end].to_vec()));
     }
     if tensors.is_empty() && problems.is_empty() {
         problems.push("the file holds no tensors".into());
     }
 
-    let metadata = |key| header.metadata().as_ref()?.get(key);
-    let labels = metadata(LABELS).and_then(|json| match labels::parse_json(json) {
+    let mut metadata: BTreeMap<_, _> = header.metadata().clone().unwrap_or_default().into_iter().collect();
+    let variant = metadata.remove(VARIANT);
+    let labels = metadata.remove(LABELS).and_then(|json| match labels::parse_json(&json) {
         Ok(labels) => Some(labels),
         Err(problem) => {
             problems.push(format!("metadata {LABELS}: {problem}"));
@@ -56,7 +63,7 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Parsed<Checkpoint> {
     if !problems.is_empty() {
         return Err(problems);
     }
-    Ok(Checkpoint { path: path.into(), tensors, variant: metadata(VARIANT).cloned(), labels })
+    Ok(Checkpoint { path: path.into(), tensors, variant, labels, metadata })
 }
 
 /// What the `safetensors` crate lets pass: a header of 100 MB, and a name given twice (the last one wins).
@@ -133,7 +140,8 @@ impl<'de> Visitor<'de> for UniqueKeys {
 /// Writes `checkpoint`. The `safetensors` crate writes metadata in a hash map's order, another one each run, so the
 /// header is put together here.
 pub(super) fn write(checkpoint: &Checkpoint, out: &mut impl Write) -> io::Result<()> {
-    let mut metadata = serde_json::Map::new();
+    let mut metadata: serde_json::Map<_, _> =
+        checkpoint.metadata.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
     if let Some(labels) = &checkpoint.labels {
         metadata.insert(LABELS.into(), json!(json!(labels).to_string()));
     }

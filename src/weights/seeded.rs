@@ -28,6 +28,7 @@ pub fn checkpoint(variant: &'static Variant, seed: u64) -> Result<Checkpoint> {
         tensors: tensors.collect(),
         variant: Some(variant.name.into()),
         labels: None,
+        metadata: Default::default(),
     })
 }
 

@@ -85,6 +85,12 @@ fn convert_keeps_dtypes_and_writes_variant_and_labels() {
         assert_eq!(converted.variant.as_deref(), Some("torchvision"));
         assert_eq!(converted.labels, None, "ten classes without names stay without");
     }
+    let samples = convert("samples/shapes.safetensors", &[]);
+    assert_eq!(samples.metadata["alexnet.top1"], "0.9990", "metadata that is not ours is kept");
+    assert_eq!(
+        samples,
+        Checkpoint { path: out.clone(), ..Checkpoint::open(&testdata::path("samples/shapes.safetensors")).unwrap() }
+    );
     let labels = folder.path().join("labels.txt");
     fs::write(&labels, (0..10).map(|i| format!("name {i}\n")).collect::<String>()).unwrap();
     let paper = convert("tests/data/checkpoints/paper.zip.pth", &["-m", "caffe", "--labels", str(&labels)]);
@@ -161,7 +167,7 @@ fn bench_reads_a_list_again_and_again() {
     let end_to_end = &report["results"][1];
     assert!(end_to_end["images"].as_u64().unwrap() >= 2, "{end_to_end}");
     let none = command(["bench", "-", "-b", "1", "--checkpoint", "samples/shapes.safetensors", "--duration", "0.1"]);
-    finish(none, b"").refuse(2, &["no picture"]);
+    finish(none, b"").refuse(2, &["the input is empty"]);
 }
 
 #[test]

@@ -3,6 +3,9 @@
 use std::fs;
 use std::process::Stdio;
 
+use alexnet::weights::{Checkpoint, Tensor};
+use alexnet::{Model, Options};
+
 use super::{alexnet, command, finish, str};
 use crate::testdata;
 
@@ -28,7 +31,7 @@ fn devices_and_precisions() {
     // Never a fall-back to the CPU.
     let run = alexnet(["predict", "samples/shapes", "--device", "cuda"]);
     assert_eq!(run.stdout, "");
-    run.refuse(5, &["cuda:0", "--device cpu"]);
+    run.refuse(5, &["CUDA", "--device cpu"]);
     for precision in ["tf32", "float16", "bfloat16"] {
         alexnet(["predict", "samples/shapes", "--precision", precision]).refuse(2, &["float32"]);
     }
@@ -73,6 +76,53 @@ fn checkpoints_that_do_not_fit() {
         fs::write(&path, content).unwrap();
         predict(str(&path), &[]).refuse(4, &["half.pth", part]);
     }
+}
+
+/// The demo is torchvision's: another variant needs weights, not a list of 32 tensors that do not fit.
+#[test]
+fn a_variant_without_weights() {
+    alexnet(["predict", "samples/shapes", "-m", "paper"]).refuse(2, &["paper needs weights", "seed:0"]);
+}
+
+/// Weights that overflow give error rows, never a NaN as a result.
+#[test]
+fn overflowing_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.safetensors");
+    let mut checkpoint = Checkpoint::open(&testdata::path("samples/shapes.safetensors")).unwrap();
+    for tensor in checkpoint.tensors.values_mut() {
+        let values: Vec<f32> = tensor.to_f32().iter().map(|v| v * 1e10).collect();
+        *tensor = Tensor::from_f32(tensor.shape.clone(), &values);
+    }
+    checkpoint.save_safetensors(&path).unwrap();
+    let rows = super::csv_rows(&alexnet(["predict", "samples/shapes/star", "--checkpoint", str(&path)]).expect(3));
+    assert_eq!(rows.len(), 4);
+    assert!(rows.iter().all(|r| r["error"].contains("not finite") && r["prob"].is_empty()), "{rows:?}");
+
+    let model = Model::load(&path, &Options::default()).unwrap();
+    let results = model.predict_files(&[testdata::path("samples/shapes/star/0.jpg")], 1).unwrap();
+    assert!(results[0].as_ref().unwrap_err().to_string().contains("not finite"));
+}
+
+/// A results file that is an input would be emptied before it is read.
+#[test]
+fn inputs_are_never_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for (from, name) in [("samples/shapes/star/0.jpg", "a.jpg"), ("samples/shapes.safetensors", "w.safetensors")] {
+        fs::copy(testdata::path(from), path(name)).unwrap();
+    }
+    alexnet(["pack", str(&path("a.jpg")), "-o", str(&path("p.npy"))]).expect(0);
+    std::os::unix::fs::symlink(path("a.jpg"), path("link.csv")).unwrap();
+    let (picture, pack, weights) = (path("a.jpg"), path("p.npy"), path("w.safetensors"));
+    for (input, results) in [(&picture, &picture), (&pack, &pack), (&picture, &path("link.csv")), (&picture, &weights)]
+    {
+        let before = fs::read(results).unwrap();
+        let arguments = ["predict", str(input), "--checkpoint", str(&weights), "--results-file", str(results)];
+        alexnet(arguments).refuse(2, &["--results-file", "is an input"]);
+        assert!(fs::read(results).unwrap() == before, "{}", results.display());
+    }
+    alexnet(["predict", str(folder.path()), "--results-file", str(&picture)]).refuse(2, &["is an input"]);
 }
 
 #[test]

@@ -49,7 +49,8 @@ fn small_safetensors() -> Vec<u8> {
         [("a", Tensor::from_f32(vec![2, 2], &[1.0, 2.0, 3.0, 4.0])), ("b", Tensor::from_f32(vec![1], &[5.0]))];
     let tensors = tensors.map(|(name, tensor)| (name.to_owned(), tensor)).into();
     let labels = Some(vec!["x".into(), "y".into()]);
-    let checkpoint = Checkpoint { path: path.clone(), tensors, variant: Some("half".into()), labels };
+    let checkpoint =
+        Checkpoint { path: path.clone(), tensors, variant: Some("half".into()), labels, metadata: Default::default() };
     checkpoint.save_safetensors(&path).unwrap();
     std::fs::read(&path).unwrap()
 }
@@ -157,6 +158,9 @@ fn safetensors_headers() {
     refused(&safetensors("{}", &[]), "no tensors");
     let module = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"module.a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#;
     refused(&safetensors(module, &[0; 8]), "with and without");
+    // The product overflows with the element's size, though the zero makes it 0 without.
+    let huge = r#"{"a":{"dtype":"F32","shape":[9223372036854775808,0],"data_offsets":[0,0]}}"#;
+    refused(&safetensors(huge, &[]), "does not have 0 bytes");
     let empty = r#"{"a":{"dtype":"F32","shape":[0,4294967296,4294967296],"data_offsets":[0,0]}}"#;
     refused(&safetensors(empty, &[]), "\"a\": shape [0, 4294967296, 4294967296] has no elements");
     refused(&[&5u64.to_le_bytes()[..], b"{\"\xff\"}"].concat(), "header");
