@@ -1,8 +1,8 @@
-// Inverted dropout: each element is zero with probability p, else divided by 1 - p. The mask is a pure function of seed,
+// Inverted dropout: each element is zero with probability p, else multiplied by 1 / (1 - p). The mask is a pure function of seed,
 // layer and element index (Philox-4x32-10, Salmon et al. 2011), so that the CPU draws the same one, and no state is kept.
 //
 //   element i uses word i % 4 of philox(counter = {i / 4 low, i / 4 high, layer, 0}, key = {seed low, seed high})
-//   kept where word >= p * 2^32
+//   kept where word >= threshold = p * 2^32
 #include "common/args.cuh"
 #include "common/grid.cuh"
 
@@ -29,17 +29,15 @@ __device__ Words philox(unsigned long long counter, unsigned int layer, unsigned
 }
 
 // A thread takes four neighbouring elements, the words of one Philox call.
-extern "C" __global__ void __launch_bounds__(256) dropout_f32(const __grid_constant__ DropoutArgs args) {
+extern "C" __global__ void __launch_bounds__(256) dropout_f32(const DropoutArgs args) {
     const unsigned long long blocks = (args.count + 3) / 4;
-    // p = 0.5 is exact here; p * 2^32 is below 2^32 for every p below 1.
-    const unsigned int threshold = static_cast<unsigned int>(static_cast<double>(args.p) * 4294967296.0);
     for (unsigned long long block = grid_thread(); block < blocks; block += grid_threads()) {
         const Words words = philox(block, args.layer, args.seed);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const unsigned long long index = block * 4 + i;
             if (index >= args.count) break;
-            args.output[index] = words.word[i] >= threshold ? __ldg(args.input + index) / (1.0f - args.p) : 0.0f;
+            args.output[index] = words.word[i] >= args.threshold ? __ldg(args.input + index) * args.scale : 0.0f;
         }
     }
 }

@@ -5,7 +5,7 @@
 #include "common/args.cuh"
 #include "common/grid.cuh"
 
-extern "C" __global__ void __launch_bounds__(256) lrn_f32(const __grid_constant__ LrnArgs args) {
+extern "C" __global__ void __launch_bounds__(256) lrn_f32(const LrnArgs args) {
     const long long count = args.pixels * args.c;
     for (long long index = grid_thread(); index < count; index += grid_threads()) {
         const int c = static_cast<int>(index % args.c);

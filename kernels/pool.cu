@@ -20,7 +20,7 @@ __device__ Output output_at(const PoolArgs& args, long long index) {
 }
 
 // Windows lie within the input; a NaN in a window is its maximum, as in PyTorch.
-extern "C" __global__ void __launch_bounds__(256) max_pool_f32(const __grid_constant__ PoolArgs args) {
+extern "C" __global__ void __launch_bounds__(256) max_pool_f32(const PoolArgs args) {
     const long long count = static_cast<long long>(args.n) * args.p * args.q * args.c;
     for (long long index = grid_thread(); index < count; index += grid_threads()) {
         const Output out = output_at(args, index);
@@ -36,7 +36,7 @@ extern "C" __global__ void __launch_bounds__(256) max_pool_f32(const __grid_cons
 }
 
 // Output row p averages input rows floor(p * H / P) to ceil((p + 1) * H / P), columns likewise.
-extern "C" __global__ void __launch_bounds__(256) adaptive_avg_pool_f32(const __grid_constant__ PoolArgs args) {
+extern "C" __global__ void __launch_bounds__(256) adaptive_avg_pool_f32(const PoolArgs args) {
     const long long count = static_cast<long long>(args.n) * args.p * args.q * args.c;
     for (long long index = grid_thread(); index < count; index += grid_threads()) {
         const Output out = output_at(args, index);

@@ -3,7 +3,7 @@
 #include "common/args.cuh"
 #include "common/grid.cuh"
 
-extern "C" __global__ void __launch_bounds__(256) preprocess_f32(const __grid_constant__ PreprocessArgs args) {
+extern "C" __global__ void __launch_bounds__(256) preprocess_f32(const PreprocessArgs args) {
     const long long count = args.count * 3;
     for (long long index = grid_thread(); index < count; index += grid_threads()) {
         const int channel = static_cast<int>(index % 3);

@@ -56,7 +56,7 @@ __device__ float block_sum(float value, float* shared) {
     return sum;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) softmax_topk_f32(const __grid_constant__ TopKArgs args) {
+extern "C" __global__ void __launch_bounds__(THREADS) softmax_topk_f32(const TopKArgs args) {
     __shared__ Candidate candidates[WARPS];
     __shared__ float sums[WARPS];
     const float* logits = args.logits + static_cast<size_t>(blockIdx.x) * args.classes;

@@ -3,6 +3,8 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Error, Result};
 
@@ -34,10 +36,13 @@ pub(crate) fn read_regular(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
 
 /// A file that appears under its name only once it is complete.
 ///
-/// Until [`finish`](Self::finish) it is `NAME.partial` in the same folder; dropped unfinished it is removed.
+/// Until [`finish`](Self::finish) it is `NAME.PROCESS-COUNTER.partial` in the same folder, a file that was not there
+/// before; dropped unfinished it is removed. Where the name is a symlink, the file that it leads to is replaced.
 #[derive(Debug)]
 pub(crate) struct PartialFile {
     path: PathBuf,
+    /// `path`, or where the symlink there leads.
+    target: PathBuf,
     partial: PathBuf,
     out: BufWriter<File>,
     finished: bool,
@@ -45,17 +50,21 @@ pub(crate) struct PartialFile {
 
 impl PartialFile {
     /// # Errors
-    /// [`Error::Output`] if the file cannot be created, or if `path` is a folder, a device or a FIFO.
+    /// [`Error::Output`] if the file cannot be created, or if `path` is a folder, a device, a FIFO or a broken symlink.
     pub fn create(path: &Path) -> Result<Self> {
         // The rename would put a file in the place of a device.
         if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
             return Err(Error::output(path)(io::Error::other("it exists and is not a regular file")));
         }
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        let file = File::create(&partial).map_err(Error::output(path))?;
-        Ok(PartialFile { path: path.into(), partial, out: BufWriter::with_capacity(1 << 20, file), finished: false })
+        let target = if path.is_symlink() {
+            let broken = |e| io::Error::other(format!("it is a symlink that leads to no file ({e}); remove it"));
+            fs::canonicalize(path).map_err(broken).map_err(Error::output(path))?
+        } else {
+            path.to_path_buf()
+        };
+        let (partial, file) = create_beside(&target).map_err(Error::output(path))?;
+        let out = BufWriter::with_capacity(1 << 20, file);
+        Ok(PartialFile { path: path.into(), target, partial, out, finished: false })
     }
 
     /// The name it will have.
@@ -78,9 +87,23 @@ impl PartialFile {
     /// [`Error::Output`] if it cannot be written; nothing is left behind then.
     pub fn finish(mut self) -> Result<()> {
         self.flushed()?.sync_all().map_err(Error::output(&self.path))?;
-        fs::rename(&self.partial, &self.path).map_err(Error::output(&self.path))?;
+        fs::rename(&self.partial, &self.target).map_err(Error::output(&self.path))?;
         self.finished = true;
         Ok(())
+    }
+}
+
+/// Creates a file that did not exist, named after `target` and in its folder.
+fn create_beside(target: &Path) -> io::Result<(PathBuf, File)> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let mut name = target.as_os_str().to_owned();
+        name.push(format!(".{}-{}.partial", process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
+        // Never one that exists: it may be somebody's file, a FIFO or a symlink, or belong to another run.
+        match File::create_new(&name) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            created => return created.map(|file| (name.into(), file)),
+        }
     }
 }
 

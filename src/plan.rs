@@ -184,6 +184,12 @@ impl Plan {
     }
 }
 
+/// Dropout's mask: an element whose random word is below the first number is dropped, the others are multiplied by the
+/// second, 1 / (1 - p). Every backend takes both from here, so that masks and values agree to the bit.
+pub(crate) fn dropout_mask(p: f32) -> (u32, f32) {
+    ((f64::from(p) * 2f64.powi(32)) as u32, 1.0 / (1.0 - p))
+}
+
 /// Layers to steps: conv + ReLU and linear + ReLU are one each; only training has dropout.
 fn fuse(network: &Network, training: bool) -> Vec<Step> {
     let input = network.input();

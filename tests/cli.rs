@@ -1,6 +1,7 @@
 //! The command line as a process: what it prints, the files it writes, its exit codes.
 
 mod commands;
+mod cuda;
 mod failures;
 mod predict;
 
@@ -34,6 +35,16 @@ impl Finished {
     }
 }
 
+/// As [`alexnet`], with the CUDA device under test.
+fn alexnet_cuda<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Finished {
+    let mut command = command(arguments);
+    command.env_remove("CUDA_VISIBLE_DEVICES");
+    if let Some(library) = crate::device::preload() {
+        command.env("LD_PRELOAD", library);
+    }
+    finish(command, b"")
+}
+
 /// `alexnet` with arguments, run in the test root, so that paths print as a user of the repository sees them.
 fn alexnet<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Finished {
     finish(command(arguments), b"")
@@ -42,6 +53,8 @@ fn alexnet<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Finished 
 fn command<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(testdata::alexnet());
     command.args(arguments).current_dir(testdata::path("")).env("TORCH_HOME", testdata::path("no-such-cache"));
+    // No GPU, on any machine: what these tests expect is the CPU's to the bit.
+    command.env("CUDA_VISIBLE_DEVICES", "");
     command
 }
 

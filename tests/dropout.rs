@@ -5,9 +5,12 @@ use alexnet::backend::Input;
 use alexnet::net::VARIANTS;
 use alexnet::plan::{Plan, StepKind};
 use alexnet::weights::seeded;
-use alexnet::{Model, Options};
+use alexnet::{Device, Model};
 
-use crate::testdata;
+use crate::device::{self, options};
+use crate::{on_every_device, testdata};
+
+on_every_device! { elements_are_dropped_or_doubled }
 
 fn run(session: &mut dyn Session, seed: u64, pixels: &[u8], layer: &str) -> Vec<f32> {
     session.reseed(seed);
@@ -42,13 +45,12 @@ fn placement() {
 }
 
 /// Every element is zero or exactly doubled, by the demo checkpoints of both placements.
-#[test]
-fn elements_are_dropped_or_doubled() {
+fn elements_are_dropped_or_doubled(on: Device) {
     for (checkpoint, before) in [("shapes", "pool5"), ("shapes-paper", "fc6")] {
         let path = testdata::path(&format!("samples/{checkpoint}.safetensors"));
-        let model = Model::load(path.to_str().unwrap(), &Options::default()).unwrap();
-        let mut session = model.train_session(8, &[before, "drop6"]).unwrap();
-        let pixels = pixels(8, model.network().input_size);
+        let model = Model::load(&path, &options(on)).unwrap();
+        let mut session = model.train_session(2, &[before, "drop6"]).unwrap();
+        let pixels = pixels(2, model.network().input_size);
         let dropped = run(session.as_mut(), 1, &pixels, "drop6");
         let input = session.activation(before).unwrap().values;
         assert!(input.iter().any(|&v| v != 0.0));
@@ -67,8 +69,6 @@ fn elements_are_dropped_or_doubled() {
 #[test]
 fn masks_are_independent() {
     use crate::cases::Case;
-    use alexnet::backend::Backend;
-    use alexnet::cpu::CpuBackend;
     use alexnet::net::{Op, Shape};
 
     let shape = Shape { h: 64, w: 64, c: 64 };
@@ -84,7 +84,7 @@ fn masks_are_independent() {
                 *number = layer;
             }
         }
-        let mut session = CpuBackend::new(weights.clone(), 2).unwrap().session(plan).unwrap();
+        let mut session = device::backend(Device::Cpu, weights.clone()).session(plan).unwrap();
         session.reseed(seed);
         session.run(Input::Tensor(&ones)).unwrap();
         session.activation("layer").unwrap().values.iter().map(|&v| f64::from(v) - 1.0).collect()
@@ -96,6 +96,13 @@ fn masks_are_independent() {
         (a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>() / n as f64, limit(n))
     };
     let first = mask(0, 0);
+    let mut on_cuda = device::backend(Device::Cuda(0), weights.clone()).session(plan.clone()).unwrap();
+    on_cuda.run(Input::Tensor(&ones)).unwrap();
+    let on_cuda = on_cuda.activation("layer").unwrap().values;
+    assert!(
+        first.iter().eq(on_cuda.iter().map(|&v| f64::from(v) - 1.0).collect::<Vec<_>>().iter()),
+        "one mask everywhere"
+    );
     assert!(first.iter().all(|v| v.abs() == 1.0));
     assert!(first == mask(0, 0), "the same seed gives the same mask");
     let mean = first.iter().sum::<f64>() / first.len() as f64;

@@ -4,11 +4,12 @@ use alexnet::backend::Input;
 use alexnet::cpu::naive;
 use alexnet::net::{VARIANTS, Variant};
 use alexnet::weights::{Checkpoint, seeded};
-use alexnet::{Model, Options};
+use alexnet::{Device, Model, Options};
 use serde_json::Value;
 
+use crate::device::options;
 use crate::kernels::to_nchw;
-use crate::testdata;
+use crate::{on_every_device, testdata};
 
 /// Mean, mean magnitude, maximum and rms of an (N, C, H, W) activation, and its values at a few places.
 struct Recorded<'a>(&'a Value);
@@ -66,8 +67,8 @@ fn pictures(seed: u64, size: usize) -> Vec<u8> {
     (0..2).flat_map(|index| seeded::picture(seed, index, size)).collect()
 }
 
-/// The oracle in f64 and the fast path in f32, on the full-size network of `forward/{variant}.json`.
-fn check_forward(variant: &'static Variant) {
+/// The oracle in f64 and a backend in f32, on the full-size network of `forward/{variant}.json`.
+fn check_forward(variant: &'static Variant, on: Device) {
     let golden = testdata::json(&format!("tests/data/forward/{}.json", variant.name));
     let seed = golden["seed"].as_u64().unwrap();
     let checkpoint = seeded::checkpoint(variant, seed).unwrap();
@@ -78,7 +79,7 @@ fn check_forward(variant: &'static Variant) {
     let input = widen(&naive::input(&variant.preprocess, variant.input_size, &pixels));
     let oracle = naive::forward(&weights, &input);
     drop(weights);
-    let model = Model::from_checkpoint(checkpoint, &Options::default()).unwrap();
+    let model = Model::from_checkpoint(checkpoint, &options(on)).unwrap();
 
     let recorded: Vec<Recorded> = golden["layers"].as_array().unwrap().iter().map(Recorded).collect();
     assert!(recorded.len() >= 11, "{}: {} layers recorded", variant.name, recorded.len());
@@ -100,12 +101,12 @@ fn check_forward(variant: &'static Variant) {
         recorded.compare(&format!("{what}, f64 oracle"), &shape, &layer.values, 1e-9);
         assert_eq!(fast.shape, [2, layer.shape.h, layer.shape.w, layer.shape.c], "{what}");
         let values = widen(&to_nchw(layer.shape, &fast.values));
-        recorded.compare(&format!("{what}, fast f32"), &shape, &values, 1e-4);
+        recorded.compare(&format!("{what}, {on:?}"), &shape, &values, 1e-4);
     }
     let logits = &oracle.last().unwrap().values;
     compare_logits(&format!("{}, f64 oracle", variant.name), logits, &golden["logits"], 1e-6);
     let logits = model.logits(Input::Pixels(&pixels)).unwrap();
-    compare_logits(&format!("{}, fast f32", variant.name), &widen(&logits), &golden["logits"], 1e-4);
+    compare_logits(&format!("{}, {on:?}", variant.name), &widen(&logits), &golden["logits"], 1e-4);
     check_top_five(&model, &golden, &pixels);
 }
 
@@ -146,10 +147,20 @@ fn check_top_five(model: &Model, golden: &Value, pixels: &[u8]) {
 // A test a variant, so that the harness runs them side by side.
 macro_rules! forward_goldens {
     ($($test:ident: $index:literal $name:literal;)*) => {$(
-        #[test]
-        fn $test() {
-            assert_eq!(VARIANTS[$index].name, $name);
-            check_forward(&VARIANTS[$index]);
+        mod $test {
+            use super::{Device, VARIANTS, check_forward};
+
+            #[test]
+            fn cpu() {
+                assert_eq!(VARIANTS[$index].name, $name);
+                check_forward(&VARIANTS[$index], Device::Cpu);
+            }
+
+            #[test]
+            #[ignore = "full width on the emulated device: half a minute each, run by .ci/run"]
+            fn cuda() {
+                check_forward(&VARIANTS[$index], Device::Cuda(0));
+            }
         }
     )*};
 }
@@ -163,9 +174,13 @@ forward_goldens! {
     forward_caffenet: 5 "caffenet";
 }
 
+on_every_device! {
+    checkpoint_files_give_the_recorded_logits
+    demo_checkpoints_label_the_samples_as_pytorch_does
+}
+
 /// Every checkpoint file gives PyTorch's logits; the variant is inferred but for the paper's, which others resemble.
-#[test]
-fn checkpoint_files_give_the_recorded_logits() {
+fn checkpoint_files_give_the_recorded_logits(on: Device) {
     let expected = testdata::json("tests/data/checkpoints/expected.json");
     let mut checked = vec![];
     for entry in std::fs::read_dir(testdata::path("tests/data/checkpoints")).unwrap() {
@@ -176,8 +191,8 @@ fn checkpoint_files_give_the_recorded_logits() {
         }
         let recorded = &expected[name];
         let variant = Variant::by_name(recorded["variant"].as_str().unwrap()).unwrap();
-        let options = Options { variant: (variant.name != "torchvision").then_some(variant), ..Options::default() };
-        let model = Model::load(path.to_str().unwrap(), &options).unwrap();
+        let options = Options { variant: (variant.name != "torchvision").then_some(variant), ..options(on) };
+        let model = Model::load(&path, &options).unwrap();
         assert_eq!(model.network().variant, variant, "{name}");
         let pixels = pictures(recorded["seed"].as_u64().unwrap(), variant.input_size);
         let logits = model.logits(Input::Pixels(&pixels)).unwrap();
@@ -188,12 +203,11 @@ fn checkpoint_files_give_the_recorded_logits() {
 }
 
 /// Labels and probabilities of the 40 sample pictures, for both demo checkpoints, by the library alone.
-#[test]
-fn demo_checkpoints_label_the_samples_as_pytorch_does() {
+fn demo_checkpoints_label_the_samples_as_pytorch_does(on: Device) {
     let expected = testdata::json("tests/data/demo/expected.json");
     for (checkpoint, recorded) in expected.as_object().unwrap() {
         let path = testdata::path(&format!("samples/{checkpoint}"));
-        let model = Model::load(path.to_str().unwrap(), &Options::default()).unwrap();
+        let model = Model::load(&path, &options(on)).unwrap();
         let pictures = recorded["pictures"].as_object().unwrap();
         let file = |name: &String| testdata::path(&name.replace("samples/", "samples/shapes/"));
         let files: Vec<_> = pictures.keys().map(file).collect();

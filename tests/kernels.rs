@@ -1,7 +1,8 @@
 //! Every kernel of every backend against the f64 oracle, through one-layer networks.
 
-use alexnet::backend::{Backend, Input, Session};
-use alexnet::cpu::{CpuBackend, naive};
+use alexnet::Device;
+use alexnet::backend::Input;
+use alexnet::cpu::naive;
 use alexnet::net::{Conv, Lrn, LrnScope, Op, Pool, Shape, VARIANTS};
 use alexnet::plan::Plan;
 use alexnet::weights::Weights;
@@ -9,6 +10,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::cases::{Case, published_layers, uniform};
+use crate::{device, on_every_device};
 
 /// Sum of squared errors over sum of squares, against f64 on the same f32 values: f32's floor is 4e-12, and a dropped
 /// last k of fc6 costs 1.5e-5.
@@ -16,11 +18,22 @@ const F32_NMSE: f64 = 1e-10;
 /// Random shapes a kernel.
 const SHAPES: u64 = 200;
 
-/// Output (N, H, W, C) of the one layer of `weights`, with its ReLU if it has one, on the CPU backend.
-fn run_cpu(weights: &Weights, images: usize, input: Input<'_>) -> Vec<f32> {
+on_every_device! {
+    convolutions_of_random_shapes
+    fully_connected_layers_of_random_shapes
+    lrn_of_random_shapes
+    max_pools_of_random_shapes_are_exact
+    adaptive_average_pools_of_random_shapes
+    integer_sums_match_bit_for_bit
+    published_layers_match_the_oracle
+    a_nan_survives_relu_and_pools
+    preprocessing_is_exact_for_every_variant
+}
+
+/// Output (N, H, W, C) of the one layer of `weights`, with its ReLU if it has one.
+fn run(on: Device, weights: &Weights, images: usize, input: Input<'_>) -> Vec<f32> {
     let plan = Plan::new(weights.network(), images, &["layer"]).unwrap();
-    let backend = CpuBackend::new(weights.clone(), 2).unwrap();
-    let mut session: Box<dyn Session> = backend.session(plan).unwrap();
+    let mut session = device::backend(on, weights.clone()).session(plan).unwrap();
     // Twice: the second run works in buffers that hold the first one's values.
     let [first, second] = [(); 2].map(|()| {
         session.run(input).unwrap();
@@ -94,7 +107,7 @@ fn random_linear(rng: &mut impl Rng) -> Case {
 }
 
 /// `SHAPES` random cases against the oracle within `limit` of the mean square; the message of a failure has the seed.
-fn check(draw_case: impl Fn(&mut ChaCha8Rng) -> Case, scale: f32, limit: f64) {
+fn check(on: Device, draw_case: impl Fn(&mut ChaCha8Rng) -> Case, scale: f32, limit: f64) {
     for seed in 0..SHAPES {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let case = draw_case(&mut rng);
@@ -102,24 +115,21 @@ fn check(draw_case: impl Fn(&mut ChaCha8Rng) -> Case, scale: f32, limit: f64) {
         let images = rng.random_range(1..=9);
         let weights = case.weights(relu, || uniform(&mut rng));
         let values: Vec<f32> = (0..images * case.input.len()).map(|_| scale * uniform(&mut rng)).collect();
-        let found = run_cpu(&weights, images, Input::Tensor(&values));
+        let found = run(on, &weights, images, Input::Tensor(&values));
         let error = nmse(&found, &run_oracle(&weights, &values));
         assert!(error <= limit, "seed {seed}, {images} images, relu {relu}: NMSE {error:e}, {case:?}");
     }
 }
 
-#[test]
-fn convolutions_of_random_shapes() {
-    check(random_conv, 1.0, F32_NMSE);
+fn convolutions_of_random_shapes(on: Device) {
+    check(on, random_conv, 1.0, F32_NMSE);
 }
 
-#[test]
-fn fully_connected_layers_of_random_shapes() {
-    check(random_linear, 1.0, F32_NMSE);
+fn fully_connected_layers_of_random_shapes(on: Device) {
+    check(on, random_linear, 1.0, F32_NMSE);
 }
 
-#[test]
-fn lrn_of_random_shapes() {
+fn lrn_of_random_shapes(on: Device) {
     let draw = |rng: &mut ChaCha8Rng| {
         let scope = if rng.random() { LrnScope::Tower } else { LrnScope::All };
         let lrn = Lrn {
@@ -134,12 +144,11 @@ fn lrn_of_random_shapes() {
         case("lrn", Op::Lrn(lrn), shape, shape)
     };
     // At this scale the sum of squares outweighs k, as in the paper's first layer.
-    check(draw, 500.0, F32_NMSE);
+    check(on, draw, 500.0, F32_NMSE);
 }
 
-#[test]
-fn max_pools_of_random_shapes_are_exact() {
-    check(random_pool, 1.0, 0.0);
+fn max_pools_of_random_shapes_are_exact(on: Device) {
+    check(on, random_pool, 1.0, 0.0);
 }
 
 fn random_pool(rng: &mut ChaCha8Rng) -> Case {
@@ -150,8 +159,7 @@ fn random_pool(rng: &mut ChaCha8Rng) -> Case {
     case("pool", Op::MaxPool(pool), input, Shape { h: count(input.h), w: count(input.w), c: 7 })
 }
 
-#[test]
-fn adaptive_average_pools_of_random_shapes() {
+fn adaptive_average_pools_of_random_shapes(on: Device) {
     let draw = |rng: &mut ChaCha8Rng| {
         let input = Shape { h: rng.random_range(1..=31), w: rng.random_range(1..=31), c: rng.random_range(1..=9) };
         let output = rng.random_range(1..=8);
@@ -160,6 +168,7 @@ fn adaptive_average_pools_of_random_shapes() {
     };
     // Where sizes agree the pool is the identity and no step; the plan drops it.
     check(
+        on,
         |rng| loop {
             let case = draw(rng);
             if case.input != case.output {
@@ -172,8 +181,7 @@ fn adaptive_average_pools_of_random_shapes() {
 }
 
 /// Sums of products of -1, 0 and 1 are exact in f32, so that a wrong term cannot hide in a tolerance.
-#[test]
-fn integer_sums_match_bit_for_bit() {
+fn integer_sums_match_bit_for_bit(on: Device) {
     for seed in 0..500 {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let case = if rng.random() { random_conv(&mut rng) } else { random_linear(&mut rng) };
@@ -182,7 +190,7 @@ fn integer_sums_match_bit_for_bit() {
         let mut integer = || rng.random_range(-1i8..=1) as f32;
         let weights = case.weights(relu, &mut integer);
         let values: Vec<f32> = (0..images * case.input.len()).map(|_| integer()).collect();
-        let found = run_cpu(&weights, images, Input::Tensor(&values));
+        let found = run(on, &weights, images, Input::Tensor(&values));
         // + 0.0 turns -0 into 0 on both sides.
         let found: Vec<f32> = found.iter().map(|v| v + 0.0).collect();
         let expected: Vec<f32> = run_oracle(&weights, &values).iter().map(|&v| v as f32 + 0.0).collect();
@@ -191,34 +199,31 @@ fn integer_sums_match_bit_for_bit() {
 }
 
 /// Every layer of the six networks at its published width, one image.
-#[test]
-fn published_layers_match_the_oracle() {
+fn published_layers_match_the_oracle(on: Device) {
     let mut rng = ChaCha8Rng::seed_from_u64(11);
     for case in published_layers() {
         let weights = case.weights(false, || uniform(&mut rng));
         let values: Vec<f32> = (0..case.input.len()).map(|_| 30.0 * uniform(&mut rng)).collect();
-        let found = run_cpu(&weights, 1, Input::Tensor(&values));
+        let found = run(on, &weights, 1, Input::Tensor(&values));
         let error = nmse(&found, &run_oracle(&weights, &values));
         assert!(error <= F32_NMSE, "NMSE {error:e}, {case:?}");
     }
 }
 
-#[test]
-fn a_nan_survives_relu_and_pools() {
+fn a_nan_survives_relu_and_pools(on: Device) {
     for seed in 0..SHAPES {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let case = if rng.random() { random_conv(&mut rng) } else { random_pool(&mut rng) };
         let weights = case.weights(matches!(case.op, Op::Conv(_)), || uniform(&mut rng));
         let mut values: Vec<f32> = (0..case.input.len()).map(|_| uniform(&mut rng)).collect();
         values[rng.random_range(0..case.input.len())] = f32::NAN;
-        let found: Vec<_> = run_cpu(&weights, 1, Input::Tensor(&values)).iter().map(|v| v.is_nan()).collect();
+        let found: Vec<_> = run(on, &weights, 1, Input::Tensor(&values)).iter().map(|v| v.is_nan()).collect();
         let expected: Vec<_> = run_oracle(&weights, &values).iter().map(|v| v.is_nan()).collect();
         assert_eq!(found, expected, "seed {seed}, {case:?}");
     }
 }
 
-#[test]
-fn preprocessing_is_exact_for_every_variant() {
+fn preprocessing_is_exact_for_every_variant(on: Device) {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let (size, images) = (37, 5);
     for variant in &VARIANTS {
@@ -228,7 +233,7 @@ fn preprocessing_is_exact_for_every_variant() {
         case.variant = variant.name;
         let weights = case.weights_with(preprocess, false, || 0.0);
         let pixels: Vec<u8> = (0..images * shape.len()).map(|_| rng.random()).collect();
-        let found = to_nchw(shape, &run_cpu(&weights, images, Input::Pixels(&pixels)));
+        let found = to_nchw(shape, &run(on, &weights, images, Input::Pixels(&pixels)));
         let expected = naive::input(&preprocess, size, &pixels);
         assert_eq!(bits(&found), bits(&expected), "{}", variant.name);
 

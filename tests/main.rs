@@ -2,6 +2,7 @@
 
 mod cases;
 mod cli;
+mod device;
 mod dropout;
 mod golden;
 mod images;

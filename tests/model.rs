@@ -6,7 +6,17 @@ use alexnet::plan::{Plan, StepKind};
 use alexnet::weights::seeded;
 use alexnet::{Device, Error, Model, Options, Precision};
 
-use crate::testdata;
+use crate::device::options;
+use crate::{on_every_device, testdata};
+
+on_every_device! {
+    models_are_shared_between_threads
+    a_tensor_and_its_pixels_agree
+    activations_come_in_the_order_asked_for
+    sessions_refuse_what_they_cannot_run
+    predictions_are_probabilities_best_first
+    files_fail_one_by_one
+}
 
 fn demo(options: Options) -> Model {
     Model::demo(&options).unwrap()
@@ -23,11 +33,10 @@ fn difference(found: &[f32], expected: &[f32]) -> f64 {
     found.iter().zip(expected).map(|(&f, &e)| f64::from((f - e).abs())).fold(0.0, f64::max) / rms
 }
 
-#[test]
-fn models_are_shared_between_threads() {
+fn models_are_shared_between_threads(on: Device) {
     fn assert_send_sync<T: Send + Sync>() {}
     assert_send_sync::<Model>();
-    let model = demo(Options::default());
+    let model = demo(options(on));
     let pixels = pixels(2, 224);
     let expected = model.logits(Input::Pixels(&pixels)).unwrap();
     std::thread::scope(|scope| {
@@ -43,7 +52,7 @@ fn models_are_shared_between_threads() {
 #[test]
 fn any_batch_size_gives_the_same_logits() {
     for checkpoint in ["samples/shapes.safetensors", "samples/shapes-paper.safetensors"] {
-        let model = Model::load(testdata::path(checkpoint).to_str().unwrap(), &Options::default()).unwrap();
+        let model = Model::load(testdata::path(checkpoint).to_str().unwrap(), &options(Device::Cpu)).unwrap();
         let size = model.network().input_size;
         let pixels = pixels(67, size);
         let image = size * size * 3;
@@ -61,7 +70,7 @@ fn any_batch_size_gives_the_same_logits() {
 fn thread_counts_give_the_same_logits() {
     let pixels = pixels(9, 224);
     let logits = |threads: usize| {
-        let options = Options { threads: std::num::NonZeroUsize::new(threads), ..Options::default() };
+        let options = Options { threads: std::num::NonZeroUsize::new(threads), ..options(Device::Cpu) };
         demo(options).logits(Input::Pixels(&pixels)).unwrap()
     };
     let expected = logits(1);
@@ -71,9 +80,8 @@ fn thread_counts_give_the_same_logits() {
     }
 }
 
-#[test]
-fn a_tensor_and_its_pixels_agree() {
-    let model = demo(Options::default());
+fn a_tensor_and_its_pixels_agree(on: Device) {
+    let model = demo(options(on));
     let pixels = pixels(3, 224);
     let input = model.activations(Input::Pixels(&pixels), &["input"]).unwrap().remove(0);
     assert_eq!(input.shape, [3, 224, 224, 3]);
@@ -83,9 +91,8 @@ fn a_tensor_and_its_pixels_agree() {
     assert_eq!(model.predict_pixels(&pixels, 0).unwrap(), vec![vec![]; 3]);
 }
 
-#[test]
-fn activations_come_in_the_order_asked_for() {
-    let model = demo(Options::default());
+fn activations_come_in_the_order_asked_for(on: Device) {
+    let model = demo(options(on));
     let pixels = pixels(2, 224);
     let layers = ["fc8", "pool5", "conv1", "relu1", "avgpool", "drop7", "fc7"];
     let found = model.activations(Input::Pixels(&pixels), &layers).unwrap();
@@ -106,7 +113,7 @@ fn activations_come_in_the_order_asked_for() {
 fn torchvision_takes_other_input_sizes() {
     let bytes = testdata::bytes("samples/shapes.safetensors");
     for size in [63, 127, 160, 223, 225, 320, 512] {
-        let options = Options { input_size: Some(size), ..Options::default() };
+        let options = Options { input_size: Some(size), ..options(Device::Cpu) };
         let model = demo(options);
         let pixels = pixels(2, size);
         let checkpoint = alexnet::weights::Checkpoint::from_bytes("demo".as_ref(), &bytes).unwrap();
@@ -120,9 +127,8 @@ fn torchvision_takes_other_input_sizes() {
     }
 }
 
-#[test]
-fn sessions_refuse_what_they_cannot_run() {
-    let model = demo(Options::default());
+fn sessions_refuse_what_they_cannot_run(on: Device) {
+    let model = demo(options(on));
     let mut session = model.session(2, &["pool1"]).unwrap();
     let pixels = pixels(3, 224);
     let image = 224 * 224 * 3;
@@ -148,7 +154,7 @@ fn sessions_refuse_what_they_cannot_run() {
 /// Plans have public fields; one that does not fit its network is refused before a kernel relies on it.
 #[test]
 fn plans_that_do_not_fit_are_refused() {
-    let model = demo(Options::default());
+    let model = demo(options(Device::Cpu));
     let good = Plan::new(model.network(), 4, &["pool1"]).unwrap();
     good.check(model.network()).unwrap();
     type Break = fn(&mut Plan);
@@ -178,14 +184,14 @@ fn plans_that_do_not_fit_are_refused() {
         break_it(&mut plan);
         assert!(matches!(plan.check(model.network()), Err(Error::Usage(_))), "{what}");
     }
-    let other = Plan::new(Model::load("seed:0", &Options::default()).unwrap().network(), 1, &[]).unwrap();
+    let other = Plan::new(Model::load("seed:0", &options(Device::Cpu)).unwrap().network(), 1, &[]).unwrap();
     assert!(other.check(model.network()).is_err());
 }
 
 /// More images than a session takes at once.
 #[test]
 fn activations_of_many_images() {
-    let model = demo(Options::default());
+    let model = demo(options(Device::Cpu));
     let pixels = pixels(70, 224);
     let fc7 = model.activations(Input::Pixels(&pixels), &["fc7", "fc8"]).unwrap();
     assert_eq!((fc7[0].shape, fc7[0].values.len()), ([70, 1, 1, 128], 70 * 128));
@@ -194,11 +200,9 @@ fn activations_of_many_images() {
 }
 
 #[test]
-fn devices_and_precisions_that_are_not_there() {
-    let cuda = Model::demo(&Options { device: Device::Cuda(0), ..Options::default() });
-    assert_eq!(cuda.err().unwrap().exit_code(), 5);
+fn precisions_and_devices_that_are_not_there() {
     for precision in [Precision::Tf32, Precision::Float16, Precision::Bfloat16] {
-        let model = Model::demo(&Options { precision, ..Options::default() });
+        let model = Model::demo(&Options { precision, ..options(Device::Cpu) });
         assert_eq!(model.err().unwrap().exit_code(), 2, "{precision:?}");
     }
     for text in ["gpu", "cuda:", "cuda:x", "CPU", ""] {
@@ -207,9 +211,8 @@ fn devices_and_precisions_that_are_not_there() {
     assert_eq!("cuda:3".parse::<Device>().unwrap(), Device::Cuda(3));
 }
 
-#[test]
-fn predictions_are_probabilities_best_first() {
-    let model = demo(Options::default());
+fn predictions_are_probabilities_best_first(on: Device) {
+    let model = demo(options(on));
     let pixels = pixels(4, 224);
     for predictions in model.predict_pixels(&pixels, 99).unwrap() {
         assert_eq!(predictions.len(), 10, "never more than the classes");
@@ -220,9 +223,8 @@ fn predictions_are_probabilities_best_first() {
 }
 
 /// A file that cannot be used has an error of its own; the others are predicted.
-#[test]
-fn files_fail_one_by_one() {
-    let model = demo(Options::default());
+fn files_fail_one_by_one(on: Device) {
+    let model = demo(options(on));
     let good = testdata::path("samples/shapes/star/0.jpg");
     let files = [good.clone(), testdata::path("tests/data/print/half.txt"), testdata::path("no/such/file.jpg"), good];
     let results = model.predict_files(&files, 1).unwrap();

@@ -71,7 +71,9 @@ struct DropoutArgs {
     float* output;
     unsigned long long count; // elements
     unsigned long long seed;
-    unsigned int layer; // position of the layer in its network: layers draw different masks
-    float p;            // probability of zeroing an element
+    unsigned int layer;     // position of the layer in its network: layers draw different masks
+    unsigned int threshold; // probability of zeroing an element, times 2^32
+    float scale;            // 1 / (1 - probability)
+    unsigned int reserved;
 };
-ASSERT_LAYOUT(DropoutArgs, p, 36, 40);
+ASSERT_LAYOUT(DropoutArgs, reserved, 44, 48);

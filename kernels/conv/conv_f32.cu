@@ -21,7 +21,7 @@ constexpr int PITCH = BLOCK_M + 4;
 static_assert(BLOCK_M == BLOCK_N && THREADS == (BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), "tile shape");
 constexpr int ROWS = BLOCK_M * BLOCK_K / THREADS; // rows a thread loads of A, and of B
 
-extern "C" __global__ void __launch_bounds__(THREADS) conv_f32(const __grid_constant__ ConvArgs args) {
+extern "C" __global__ void __launch_bounds__(THREADS) conv_f32(const ConvArgs args) {
     __shared__ __align__(16) float a_tile[BLOCK_K][PITCH];
     __shared__ __align__(16) float b_tile[BLOCK_K][PITCH];
 

@@ -174,6 +174,7 @@ fn end_to_end(model: &Model, batch_size: usize, args: &Args, inputs: &Inputs) ->
             input_size: model.network().input_size,
             threads: threads(args.device.workers),
             window: 2 * batch_size,
+            stop: || false,
         };
         let mut feed = Feed::new(inputs.expand()?, options)?;
         loop {

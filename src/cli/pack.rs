@@ -36,23 +36,20 @@ pub fn run(args: &Args) -> Result<Outcome> {
         return Err(Error::Usage(format!("{}: a pack is a NumPy file; end its name in .npy", args.output.display())));
     }
     let sources = Sources::expand(&args.inputs)?;
-    interrupted(); // from here on Ctrl-C is asked for, and nothing half written stays
+    interrupted(); // sets the handler: from here on nothing half written stays
     let size = args.size as usize;
     let options = FeedOptions {
         decode: args.decode.options(),
         input_size: size,
         threads: threads(args.workers),
         window: 2 * BATCH,
+        stop: interrupted,
     };
     let mut feed = Feed::new(sources, options)?;
     let mut pack = PackWriter::create(&args.output, size)?;
     let mut progress = Progress::new(feed.total());
     let mut batch = Batch::default();
     while feed.next_batch(BATCH, &mut batch) {
-        if interrupted() {
-            note("interrupted: the unfinished pack is removed");
-            return Ok(Outcome::Interrupted);
-        }
         let failed = batch.rows.iter().filter(|row| row.error.is_some()).count();
         progress.advance(batch.rows.len() - failed, failed, || {
             let mut pixels = batch.pixels.chunks_exact(size * size * 3);
@@ -61,6 +58,11 @@ pub fn run(args: &Args) -> Result<Outcome> {
                 None => pack.push(&row.filename, pixels.next().expect("pixels for every row without an error")),
             })
         })?;
+    }
+    // An interrupt ends the rows, so that the end of the loop is not the end of the input.
+    if interrupted() {
+        note("interrupted: the unfinished pack is removed");
+        return Ok(Outcome::Interrupted);
     }
     pack.finish()?;
     progress.finish();

@@ -74,6 +74,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
             input_size: model.network().input_size,
             threads: threads(args.device.workers),
             window: 2 * batch_size,
+            stop: interrupted,
         },
     )?;
     let mut session = model.session(batch_size, &[])?;
@@ -82,7 +83,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let mut batch = Batch::default();
     let classes = model.network().classes();
     let overflow = Error::Input(NOT_FINITE.into());
-    while !interrupted() && feed.next_batch(batch_size, &mut batch) {
+    while feed.next_batch(batch_size, &mut batch) {
         session.run(Input::Pixels(&batch.pixels))?;
         let finite = |logits: &[f32]| logits.iter().all(|logit| logit.is_finite());
         let finite: Vec<bool> = session.logits()?.chunks_exact(classes).map(finite).collect();

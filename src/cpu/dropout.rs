@@ -2,20 +2,22 @@
 
 use rayon::prelude::*;
 
+use crate::plan::dropout_mask;
+
 /// Words a Philox call gives, one an element.
 const WORDS: usize = 4;
 /// Elements a task; a multiple of [`WORDS`].
 const CHUNK: usize = 1 << 14;
 
-/// Zeroes each element with probability `p` and divides the others by 1 - p. Elements count in the activation's order,
+/// Zeroes each element with probability `p` and multiplies the others by 1 / (1 - p). Elements count in the activation's order,
 /// (N, H, W, C).
 pub fn forward(p: f32, layer: u32, seed: u64, input: &[f32], output: &mut [f32]) {
-    let threshold = (f64::from(p) * 2f64.powi(32)) as u32;
+    let (threshold, scale) = dropout_mask(p);
     output.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK)).enumerate().for_each(|(task, (output, input))| {
         for (call, (output, input)) in output.chunks_mut(WORDS).zip(input.chunks(WORDS)).enumerate() {
             let words = philox((task * CHUNK / WORDS + call) as u64, layer, seed);
             for ((output, input), word) in output.iter_mut().zip(input).zip(words) {
-                *output = if word >= threshold { input / (1.0 - p) } else { 0.0 };
+                *output = if word >= threshold { input * scale } else { 0.0 };
             }
         }
     });

@@ -4,7 +4,7 @@
 use std::mem::offset_of;
 
 use crate::net::{ChannelOrder, Conv, Lrn, Preprocess, Shape};
-use crate::plan::Step;
+use crate::plan::{Step, dropout_mask};
 
 /// A device address.
 pub type DevicePtr = u64;
@@ -93,8 +93,10 @@ kernel_args! {
         count: u64,
         seed: u64,
         layer: u32,
-        p: f32,
-    } last p at 36, size 40
+        threshold: u32,
+        scale: f32,
+        reserved: u32,
+    } last reserved at 44, size 48
 }
 
 impl ConvArgs {
@@ -174,6 +176,14 @@ impl LrnArgs {
             k: lrn.k as f32,
             reserved: 0,
         }
+    }
+}
+
+impl DropoutArgs {
+    /// Dropout of `count` elements; `layer` is the layer's position in its network.
+    pub fn new(p: f32, layer: u32, seed: u64, count: usize, input: DevicePtr, output: DevicePtr) -> Self {
+        let (threshold, scale) = dropout_mask(p);
+        DropoutArgs { input, output, count: count as u64, seed, layer, threshold, scale, reserved: 0 }
     }
 }
 

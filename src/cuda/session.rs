@@ -82,11 +82,8 @@ impl CudaSession {
                 }
                 StepKind::AvgPool => launcher.launch(&launch, PoolArgs::new(step, images, 0, 0, source, target)),
                 StepKind::Dropout { p, layer } => {
-                    let count = (images * step.output.len()) as u64;
-                    launcher.launch(
-                        &launch,
-                        DropoutArgs { input: source, output: target, count, seed: self.seed, layer, p },
-                    )
+                    let count = images * step.output.len();
+                    launcher.launch(&launch, DropoutArgs::new(p, layer, self.seed, count, source, target))
                 }
             }
         }
@@ -191,8 +188,8 @@ impl Session for CudaSession {
     }
 }
 
-/// `len` zeros on the device.
+/// `len` zeros on the device; at least one, since the driver has no empty allocations.
 fn zeroed<T: DeviceRepr + ValidAsZeroBits>(shared: &Shared, len: usize) -> Result<CudaSlice<T>> {
     let stream = shared.launcher.stream();
-    stream.alloc_zeros(len).map_err(|e| failed(&format!("allocating {} MB", (len * size_of::<T>()) >> 20), e))
+    stream.alloc_zeros(len.max(1)).map_err(|e| failed(&format!("allocating {} MB", (len * size_of::<T>()) >> 20), e))
 }

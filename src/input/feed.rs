@@ -10,15 +10,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use std::{io, thread, vec};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::npy::check_size;
 use super::queue::{Queue, Task};
 use super::sources::{Entry, Sources, filename, row_filename};
 use crate::error::{Error, Result};
 use crate::image::{self, DecodeOptions};
+
+/// Longest wait for more rows of a list while some could be handed out, and between two looks at [`FeedOptions::stop`].
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How a [`Feed`] works.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +36,8 @@ pub struct FeedOptions {
     /// Most pictures held at a time, decoded or being decoded, each of `3 * input_size^2` bytes; 0 counts as 1. Two
     /// batches and a few for each thread keep everybody busy.
     pub window: usize,
+    /// Asked before each batch and while it is waited for; once it says true, and it must go on to, the rows end.
+    pub stop: fn() -> bool,
 }
 
 /// Consecutive rows of the input and the pixels of those that are good.
@@ -60,10 +66,13 @@ pub struct Row {
 pub struct Feed {
     answers: Receiver<Receiver<Vec<Item>>>,
     free: Sender<Vec<u8>>,
+    /// The next one, if it was taken from `answers` and is not there yet.
+    answer: Option<Receiver<Vec<Item>>>,
     /// Of the last answer, what did not fit the last batch.
     pending: vec::IntoIter<Item>,
     threads: Vec<JoinHandle<()>>,
     total: Option<u64>,
+    stop: fn() -> bool,
 }
 
 /// A row and a buffer of the window, which holds its pixels unless it failed.
@@ -77,7 +86,7 @@ impl Feed {
     /// Starts decoding `sources`.
     ///
     /// # Errors
-    /// [`Error::Usage`] if a named pack does not have the network's size, or if no thread can be started.
+    /// [`Error::Usage`] if a named pack does not have the network's size, [`Error::Device`] if a thread cannot be started.
     pub fn new(sources: Sources, options: FeedOptions) -> Result<Feed> {
         for entry in &sources.entries {
             if let Entry::Pack { path, height, width, .. } = entry {
@@ -109,8 +118,9 @@ impl Feed {
         let threads = (0..count)
             .map(start)
             .collect::<io::Result<_>>()
-            .map_err(|e| Error::Usage(format!("cannot start {count} decoding threads: {e}; ask for fewer")))?;
-        Ok(Feed { answers, free, pending: Vec::new().into_iter(), threads, total })
+            .map_err(|e| Error::Device(format!("cannot start {count} decoding threads: {e}; ask for fewer")))?;
+        let pending = Vec::new().into_iter();
+        Ok(Feed { answers, free, answer: None, pending, threads, total, stop: options.stop })
     }
 
     /// Number of rows of the whole input, if it is known.
@@ -119,7 +129,8 @@ impl Feed {
     }
 
     /// Fills `batch`, whose buffers are used again, with the next rows: up to `batch_size` good ones and up to as many
-    /// that failed. Waits for them. `false` once there are no more.
+    /// that failed. Waits for them, but where a list pauses it hands out what came before. `false` once there are no
+    /// more, or when told to stop.
     ///
     /// # Panics
     /// If `batch_size` is 0, or to pass on a panic of a decoding thread.
@@ -127,9 +138,12 @@ impl Feed {
         assert!(batch_size > 0, "a batch of no pictures");
         batch.pixels.clear();
         batch.rows.clear();
+        if (self.stop)() {
+            return false;
+        }
         let (mut good, mut failed) = (0, 0);
         while good < batch_size && failed < batch_size {
-            let Some(Item { row, pixels }) = self.next_item() else { break };
+            let Some(Item { row, pixels }) = self.next_item(!batch.rows.is_empty()) else { break };
             if row.error.is_none() {
                 batch.pixels.extend_from_slice(&pixels);
                 good += 1;
@@ -143,19 +157,38 @@ impl Feed {
         !batch.rows.is_empty()
     }
 
-    fn next_item(&mut self) -> Option<Item> {
+    /// `None` at the end, when told to stop, and, if there are `rows` to hand out, where a list pauses.
+    fn next_item(&mut self, rows: bool) -> Option<Item> {
         loop {
             if let Some(item) = self.pending.next() {
                 return Some(item);
             }
-            let Ok(answer) = self.answers.recv() else {
-                // The end of the input, unless a worker died: a run must not look complete then.
-                for thread in self.threads.drain(..) {
-                    thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+            if let Some(answer) = &self.answer {
+                match answer.recv_timeout(PATIENCE) {
+                    Ok(items) => {
+                        self.pending = items.into_iter();
+                        self.answer = None;
+                    }
+                    Err(RecvTimeoutError::Timeout) if (self.stop)() => return None,
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => unreachable!("a worker answers every task it takes"),
                 }
-                return None;
-            };
-            self.pending = answer.recv().expect("a worker answers every task it takes").into_iter();
+                continue;
+            }
+            match self.answers.recv_timeout(PATIENCE) {
+                Ok(answer) => self.answer = Some(answer),
+                // Nothing is being decoded. Without a list that is a moment's delay, and batches stay full.
+                Err(RecvTimeoutError::Timeout) if rows && self.total.is_none() => return None,
+                Err(RecvTimeoutError::Timeout) if (self.stop)() => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    // The end of the input, unless a worker died: a run must not look complete then.
+                    for thread in self.threads.drain(..) {
+                        thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+                    }
+                    return None;
+                }
+            }
         }
     }
 }
@@ -211,7 +244,7 @@ impl Worker {
                 Task::Picture(path) => (filename(path), self.load(path, &mut pixels)),
                 Task::Rows(pack, rows) => {
                     let row = rows.start + index as u64;
-                    (row_filename(pack.path(), row), pack.read_rows(row, 1, &mut pixels))
+                    (row_filename(pack.path(), row), pack.read_row(row, &mut pixels))
                 }
                 Task::Failed(path, reason) => (filename(path), Err(Error::Input(reason.clone()))),
             };

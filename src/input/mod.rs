@@ -6,6 +6,7 @@
 
 mod feed;
 mod npy;
+mod pattern;
 mod queue;
 mod sources;
 

@@ -1,7 +1,7 @@
 //! Packs: decoded pictures as one NumPy file, uint8, C order, shape (N, height, width, 3).
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,7 @@ const MAX_HEADER_TEXT: usize = 4096;
 const MAX_NESTING: usize = 4;
 /// The product of numbers with 19 digits in all is below 2^64.
 const MAX_DIGITS: usize = 19;
+const LIST_HEADING: [&str; 3] = ["row", "filename", "error"];
 
 /// A pack open for reading, its header checked against the file's length.
 ///
@@ -97,19 +98,19 @@ impl Pack {
         self.width
     }
 
-    /// Reads `count` pictures from row `start` into `out`, (count, height, width, 3).
+    /// Reads the picture in row `row` into `out`, (height, width, 3).
     ///
     /// # Errors
     /// [`Error::Input`] if the file cannot be read or has shrunk since it was opened.
     ///
     /// # Panics
-    /// If the rows are not in the pack or `out` has another length.
-    pub fn read_rows(&self, start: u64, count: usize, out: &mut [u8]) -> Result<()> {
-        let row = self.height * self.width * 3;
-        assert!(start.checked_add(count as u64).is_some_and(|end| end <= self.rows), "rows outside the pack");
-        assert_eq!(out.len(), count * row, "buffer for {count} rows");
+    /// If the row is not in the pack or `out` has another length.
+    pub fn read_row(&self, row: u64, out: &mut [u8]) -> Result<()> {
+        let length = self.height * self.width * 3;
+        assert!(row < self.rows, "row {row} of a pack of {}", self.rows);
+        assert_eq!(out.len(), length, "one row of the pack");
         self.file
-            .read_exact_at(out, self.data_start + start * row as u64)
+            .read_exact_at(out, self.data_start + row * length as u64)
             .map_err(|e| Error::Input(format!("cannot read the pack: {e}")))
     }
 }
@@ -161,16 +162,20 @@ fn is_harmless(text: &[u8]) -> bool {
     deepest <= MAX_NESTING && digits <= MAX_DIGITS
 }
 
-/// Fails unless pictures of `height` x `width` pixels fit a network of `input_size`, both in pixels.
+/// Fails unless pictures of `height` x `width` pixels are what a network of `input_size` takes, both in pixels.
 pub(super) fn check_size(path: &Path, height: usize, width: usize, input_size: usize) -> Result<()> {
     if (height, width) == (input_size, input_size) {
         return Ok(());
     }
-    Err(Error::Usage(format!(
-        "{} holds pictures of {height}x{width} pixels, the network takes {input_size}x{input_size}: \
-         set --input-size to the pack's size, or write the pack again with --size {input_size}",
-        path.display()
-    )))
+    let name = path.display();
+    let mut message = format!(
+        "{name} holds pictures of {height}x{width} pixels, expected are {input_size}x{input_size}: \
+         write the pack again with `alexnet pack --size {input_size}`"
+    );
+    if height == width {
+        message += &format!(", or, for a network that takes other sizes, say --input-size {height}");
+    }
+    Err(Error::Usage(message))
 }
 
 /// Writes a pack row by row, and beside it a list of what became of every input: `row,filename,error`, where an input
@@ -190,14 +195,17 @@ impl PackWriter {
     /// Earlier files there stay until [`PackWriter::finish`].
     ///
     /// # Errors
-    /// [`Error::Output`] if a file cannot be created, or if one is a folder, a device or a FIFO.
+    /// [`Error::Output`] if a file cannot be created, if one is a folder, a device or a FIFO, or if a file that is no
+    /// pack's list stands in the list's place.
     pub fn create(path: &Path, size: usize) -> Result<PackWriter> {
         let mut pixels = PartialFile::create(path)?;
         // Holds the header's place; `finish` writes the real number of rows.
         pixels.write_all(&written_header(0, size)).map_err(Error::output(path))?;
-        let list = csv::Writer::from_writer(PartialFile::create(&path.with_extension("csv"))?);
+        let list_path = path.with_extension("csv");
+        check_list(path, &list_path).map_err(Error::output(&list_path))?;
+        let list = csv::Writer::from_writer(PartialFile::create(&list_path)?);
         let mut writer = PackWriter { pixels, list, size, rows: 0 };
-        writer.list(["row", "filename", "error"])?;
+        writer.list(LIST_HEADING)?;
         Ok(writer)
     }
 
@@ -227,16 +235,25 @@ impl PackWriter {
     /// Completes both files, safely on disk, and returns the number of rows (0 is a valid pack).
     ///
     /// # Errors
-    /// [`Error::Output`] if one cannot be written.
+    /// [`Error::Output`] if one cannot be written. The message says so if the pack is in place and its list is not.
     pub fn finish(mut self) -> Result<u64> {
         let header = written_header(self.rows, self.size);
         let file = self.pixels.flushed()?;
         let written = file.write_all_at(&header, 0);
         written.map_err(Error::output(self.pixels.path()))?;
         let list_path = self.list.get_ref().path().to_path_buf();
-        let list = self.list.into_inner().map_err(|e| Error::output(&list_path)(e.into_error()))?;
+        let mut list = self.list.into_inner().map_err(|e| Error::output(&list_path)(e.into_error()))?;
+        // A full disk shows here, before either file is in place.
+        list.flushed()?;
+        let pack_path = self.pixels.path().to_path_buf();
         self.pixels.finish()?;
-        list.finish()?;
+        list.finish().map_err(|e| match e {
+            Error::Output { path, source } => {
+                let problem = format!("{source}; the new pack {} is in place, without this list", pack_path.display());
+                Error::Output { path, source: io::Error::new(source.kind(), problem) }
+            }
+            other => other,
+        })?;
         Ok(self.rows)
     }
 
@@ -244,6 +261,24 @@ impl PackWriter {
         let written = self.list.write_record(record);
         written.map_err(|e| Error::output(self.list.get_ref().path())(e.into()))
     }
+}
+
+/// Fails if `list` is a file that no pack's list is, or the pack itself.
+fn check_list(pack: &Path, list: &Path) -> io::Result<()> {
+    if pack == list {
+        return Err(io::Error::other("a pack cannot end in .csv, its list has that name; end it in .npy"));
+    }
+    // What is there and no file, is refused where the list is created.
+    if !list.is_file() {
+        return Ok(());
+    }
+    let heading = LIST_HEADING.join(",").into_bytes();
+    let mut start = Vec::new();
+    File::open(list)?.take(heading.len() as u64).read_to_end(&mut start)?;
+    if start == heading {
+        return Ok(());
+    }
+    Err(io::Error::other("it exists and is not the list of a pack; move it away, or give the pack another name"))
 }
 
 /// The header NumPy writes for such an array, of the same length whatever `rows` is.

@@ -4,11 +4,13 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
 use super::npy::Pack;
+use super::pattern;
 use crate::error::{Error, Result};
 
 /// The extensions, in any case, of the files that a folder contributes.
@@ -17,10 +19,14 @@ pub const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", 
 /// Longest line of a list, in bytes: far above any path, far below harm when the list is not one.
 const MAX_LINE: u64 = 1 << 16;
 
+const UTF8_BOM: &[u8] = b"\xef\xbb\xbf";
+
 /// The inputs of a run, in order.
 #[derive(Debug)]
 pub struct Sources {
     pub(super) entries: Vec<Entry>,
+    /// The arguments.
+    named: Vec<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -41,8 +47,11 @@ impl Sources {
     /// ones; a glob pattern where no file of that name exists; a `.npy` pack; `-` for paths on standard input, one a
     /// line, read while the run goes on.
     ///
+    /// In a pattern `*`, `?` and `[...]` stand for parts of one name and `**` for any folders. Hidden names match where
+    /// the pattern has their dot. Folders that match are walked, and each file comes once.
+    ///
     /// No picture is opened here, and neither is a FIFO or device: those become rows that fail. So do a symlink loop
-    /// and a folder that cannot be read, if they lie below a named folder.
+    /// and a folder that cannot be read, if they lie below a named folder or a pattern leads to them.
     ///
     /// # Errors
     /// [`Error::Usage`] for an argument that does not exist, a pattern that matches nothing, a folder without
@@ -56,7 +65,7 @@ impl Sources {
     /// # Errors
     /// As [`Sources::expand`].
     pub fn expand_with<A: AsRef<OsStr>>(arguments: &[A], list: impl BufRead + Send + 'static) -> Result<Sources> {
-        let mut list = Some(List(Box::new(list)));
+        let mut list = Some(List { lines: Box::new(list), begun: false });
         let mut entries = Vec::new();
         for argument in arguments {
             let path = Path::new(argument);
@@ -70,13 +79,12 @@ impl Sources {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     return Err(Error::Usage(format!("cannot read {}: {e}", path.display())));
                 }
-                Err(_) => match path.to_str() {
-                    Some(pattern) if pattern.contains(['*', '?', '[']) => add_matches(pattern, &mut entries)?,
-                    _ => return Err(Error::Usage(format!("no such file or folder: {}", path.display()))),
-                },
+                Err(_) if pattern::is_pattern(path) => add_matches(path, &mut entries)?,
+                Err(_) => return Err(Error::Usage(format!("no such file or folder: {}", path.display()))),
             }
         }
-        Ok(Sources { entries })
+        let named = arguments.iter().map(|argument| PathBuf::from(argument.as_ref())).collect();
+        Ok(Sources { entries, named })
     }
 
     /// Number of rows to come; `None` if a list is among the arguments.
@@ -88,9 +96,21 @@ impl Sources {
         })
     }
 
-    /// interim
-    pub fn reads(&self, _: &Path) -> bool {
-        false
+    /// True if `path` exists and is the same file as one of these inputs, whatever it is called: so that a run does not
+    /// write what it reads. Files found in folders are compared if their file name is that of `path` or of what it leads
+    /// to; a list's are not.
+    pub fn reads(&self, path: &Path) -> bool {
+        let identity = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
+        let Some(written) = identity(path) else { return false };
+        let found = self.entries.iter().filter_map(|entry| match entry {
+            Entry::File(found) | Entry::Pack { path: found, .. } => Some(found),
+            Entry::Broken { .. } | Entry::List(_) => None,
+        });
+        // A symlink may have another name than the file that is written through it.
+        let target = fs::canonicalize(path).unwrap_or_default();
+        let alike = |found: &&PathBuf| [path, &target].iter().any(|path| path.file_name() == found.file_name());
+        let mut candidates = self.named.iter().chain(found.filter(alike));
+        candidates.any(|candidate| identity(candidate) == Some(written))
     }
 
     /// Characters in the longest file name known by now, for a table; a list's names are not.
@@ -123,7 +143,7 @@ fn is_picture(path: &Path) -> bool {
     path.extension().is_some_and(|e| EXTENSIONS.iter().any(|known| e.eq_ignore_ascii_case(known)))
 }
 
-fn is_hidden(name: &OsStr) -> bool {
+pub(super) fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
 }
 
@@ -142,7 +162,26 @@ fn add(path: &Path, metadata: &fs::Metadata, entries: &mut Vec<Entry>) -> Result
 }
 
 fn add_folder(folder: &Path, entries: &mut Vec<Entry>) -> Result<()> {
-    let before = entries.len();
+    let pictures = pictures(folder);
+    let pictures = pictures.map_err(|reason| Error::Usage(format!("the folder {}: {reason}", folder.display())))?;
+    if pictures.is_empty() {
+        return Err(no_pictures(folder));
+    }
+    entries.extend(pictures);
+    Ok(())
+}
+
+fn no_pictures(folder: &Path) -> Error {
+    Error::Usage(format!(
+        "no pictures in {}: files ending in {} count, hidden ones do not",
+        folder.display(),
+        EXTENSIONS.map(|e| format!(".{e}")).join(" ")
+    ))
+}
+
+/// The pictures below `folder`, or why it cannot be read. What cannot be read below it is an entry.
+fn pictures(folder: &Path) -> Result<Vec<Entry>, String> {
+    let mut entries = Vec::new();
     let walk = WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter();
     // The folder itself was named, hidden or not.
     for found in walk.filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry.file_name())) {
@@ -158,7 +197,7 @@ fn add_folder(folder: &Path, entries: &mut Vec<Entry>) -> Result<()> {
                     (None, None) => format!("cannot read: {e}"),
                 };
                 if e.depth() == 0 {
-                    return Err(Error::Usage(format!("the folder {}: {reason}", folder.display())));
+                    return Err(reason);
                 }
                 let path = e.path().unwrap_or(folder);
                 if !path.file_name().is_some_and(is_hidden) {
@@ -167,67 +206,65 @@ fn add_folder(folder: &Path, entries: &mut Vec<Entry>) -> Result<()> {
             }
         }
     }
-    if entries.len() == before {
-        return Err(Error::Usage(format!(
-            "no pictures in {}: files ending in {} count, hidden ones do not",
-            folder.display(),
-            EXTENSIONS.map(|e| format!(".{e}")).join(" ")
-        )));
-    }
-    Ok(())
+    Ok(entries)
 }
 
-fn add_matches(pattern: &str, entries: &mut Vec<Entry>) -> Result<()> {
-    let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
-    let paths = glob::glob_with(pattern, options)
-        .map_err(|e| Error::Usage(format!("no such file, and no valid pattern either: {pattern} ({e})")))?;
-    let found = paths.map(|found| match found {
-        Ok(path) => (path.clone(), fs::metadata(path)),
-        Err(e) => (e.path().into(), Err(e.into())),
-    });
-    let mut matches: Vec<(PathBuf, io::Result<fs::Metadata>)> = found.collect();
+fn add_matches(pattern: &Path, entries: &mut Vec<Entry>) -> Result<()> {
+    let matches = pattern::find(pattern)?;
     if matches.is_empty() {
-        return Err(Error::Usage(format!("no file matches {pattern}")));
+        return Err(Error::Usage(format!("no file matches {}", pattern.display())));
     }
-    matches.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let before = entries.len();
     // With `**` a folder and what lies below it both match; the folder brings the rest.
     let mut walked: Option<PathBuf> = None;
     for (path, metadata) in matches {
         if walked.as_ref().is_some_and(|folder| path.starts_with(folder)) {
             continue;
         }
-        // The matcher drops a leading `./`.
-        let given = if pattern.starts_with("./") { Path::new(".").join(&path) } else { path.clone() };
         match metadata {
-            Ok(metadata) => {
-                add(&given, &metadata, entries)?;
-                if metadata.is_dir() {
-                    walked = Some(path);
+            Ok(metadata) if metadata.is_dir() => {
+                match pictures(&path) {
+                    Ok(pictures) => entries.extend(pictures),
+                    Err(reason) => entries.push(Entry::Broken { path: path.clone(), reason }),
                 }
+                walked = Some(path);
             }
-            Err(e) => entries.push(Entry::Broken { path: given, reason: format!("cannot read: {e}") }),
+            Ok(metadata) => add(&path, &metadata, entries)?,
+            Err(e) => entries.push(Entry::Broken { path, reason: format!("cannot read: {e}") }),
         }
     }
-    Ok(())
+    if entries.len() == before { Err(no_pictures(pattern)) } else { Ok(()) }
 }
 
 /// Paths, one a line.
-pub(super) struct List(Box<dyn BufRead + Send>);
+pub(super) struct List {
+    lines: Box<dyn BufRead + Send>,
+    begun: bool,
+}
 
 impl List {
     /// What the next line names, waiting for it.
     pub(super) fn next(&mut self) -> Option<Entry> {
         loop {
             let mut line = Vec::new();
-            match self.0.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
+            match self.lines.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
                 Ok(0) => return None,
                 Ok(_) => {}
                 Err(e) => return Some(self.fail(format!("cannot read the list of paths: {e}"))),
+            }
+            // Asked first: such a list is one line.
+            if line.contains(&0) {
+                let reason = "a line has a NUL byte: paths stand one a line; use find -print in place of -print0";
+                return Some(self.fail(reason.into()));
             }
             if line.pop_if(|last| *last == b'\n').is_none() && line.len() as u64 == MAX_LINE {
                 return Some(self.fail(format!("a line is longer than {MAX_LINE} bytes: this is no list of paths")));
             }
             line.pop_if(|last| *last == b'\r');
+            // Editors for Windows begin a file with it.
+            if !std::mem::replace(&mut self.begun, true) && line.starts_with(UTF8_BOM) {
+                line.drain(..UTF8_BOM.len());
+            }
             if !line.trim_ascii().is_empty() {
                 return Some(Entry::File(OsString::from_vec(line).into()));
             }
@@ -236,7 +273,7 @@ impl List {
 
     /// Ends the list.
     fn fail(&mut self, reason: String) -> Entry {
-        self.0 = Box::new(io::empty());
+        self.lines = Box::new(io::empty());
         Entry::Broken { path: "-".into(), reason }
     }
 }

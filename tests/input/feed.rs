@@ -1,9 +1,9 @@
 use std::collections::VecDeque;
 use std::fs;
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::{colour, expand, folder, numbered_pack, numbered_png, usage, write};
 const SIZE: usize = 8;
 
 fn options(threads: usize, window: usize) -> FeedOptions {
-    FeedOptions { decode: DecodeOptions::default(), input_size: SIZE, threads, window }
+    FeedOptions { decode: DecodeOptions::default(), input_size: SIZE, threads, window, stop: || false }
 }
 
 /// Pictures 0..count, every seventh corrupt.
@@ -115,7 +115,7 @@ fn a_pack_of_another_size_is_refused_at_once() {
     let dir = folder();
     numbered_pack(&dir.path().join("p.npy"), 227, 0, 1);
     let message = usage(Feed::new(expand(&[dir.path().join("p.npy")]).unwrap(), options(1, 1)));
-    for part in ["p.npy", "227x227", "8x8", "--input-size"] {
+    for part in ["p.npy", "227x227", "8x8", "`alexnet pack --size 8`", "--input-size 227"] {
         assert!(message.contains(part), "{part}: {message}");
     }
 }
@@ -230,6 +230,59 @@ fn dropping_amid_packs_ends_the_threads() {
             wait_until("the threads end", || Arc::strong_count(&alive) == 1);
         }
     }
+}
+
+#[test]
+fn a_slow_list_s_rows_come_out_while_it_pauses() {
+    let dir = folder();
+    let path = write(dir.path(), "a.png", &numbered_png(5));
+    for threads in [1, 4] {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let sources = Sources::expand_with(&["-"], BufReader::new(reader)).unwrap();
+        let mut feed = Feed::new(sources, options(threads, 64)).unwrap();
+        let mut batch = Batch::default();
+        for lines in [1, 3] {
+            writer.write_all(format!("{}\n", path.display()).repeat(lines).as_bytes()).unwrap();
+            let mut rows = 0;
+            // The list stays open: a batch that waits to be full would wait for ever.
+            while rows < lines {
+                assert!(feed.next_batch(32, &mut batch));
+                assert_eq!(batch.pixels, colour(5).repeat(SIZE * SIZE * batch.rows.len()), "{threads} threads");
+                rows += batch.rows.len();
+            }
+            assert_eq!(rows, lines, "{threads} threads");
+        }
+        drop(writer);
+        assert!(!feed.next_batch(32, &mut batch), "{threads} threads");
+    }
+}
+
+#[test]
+fn a_wait_for_a_list_can_be_stopped() {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    // At first before the batch, then while it waits.
+    let stop = || ASKED.fetch_add(1, Ordering::SeqCst) >= 3;
+    let (reader, _writer) = io::pipe().unwrap();
+    let sources = Sources::expand_with(&["-"], BufReader::new(reader)).unwrap();
+    let mut feed = Feed::new(sources, FeedOptions { stop, ..options(2, 8) }).unwrap();
+    let mut batch = Batch::default();
+    assert!(!feed.next_batch(4, &mut batch));
+    assert!(batch.rows.is_empty());
+    assert_eq!(ASKED.load(Ordering::SeqCst), 4);
+}
+
+#[test]
+fn rows_end_once_it_is_time_to_stop() {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let dir = folder();
+    pictures(dir.path(), 9);
+    let stop = || STOP.load(Ordering::SeqCst);
+    let mut feed = Feed::new(expand(&[dir.path()]).unwrap(), FeedOptions { stop, ..options(2, 20) }).unwrap();
+    let mut batch = Batch::default();
+    assert!(feed.next_batch(2, &mut batch));
+    STOP.store(true, Ordering::SeqCst);
+    assert!(!feed.next_batch(2, &mut batch));
+    assert!(batch.rows.is_empty() && batch.pixels.is_empty());
 }
 
 /// A list whose reader panics after its first line.

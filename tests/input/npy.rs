@@ -1,5 +1,5 @@
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 
 use alexnet::Error;
@@ -26,6 +26,23 @@ fn dict(descr: &str, fortran: &str, shape: &str) -> String {
     format!("{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }}\n")
 }
 
+/// The names in `folder`, sorted.
+fn names(folder: &Path) -> Vec<String> {
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+    let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(name).collect();
+    names.sort();
+    names
+}
+
+/// The message of the output error for `path` that `result` must be.
+fn refused<T>(result: alexnet::Result<T>, path: &Path) -> String {
+    match result {
+        Err(Error::Output { path: named, source }) if named == path => source.to_string(),
+        Err(e) => panic!("not an output error for {}: {e:?}", path.display()),
+        Ok(_) => panic!("no error"),
+    }
+}
+
 fn open(bytes: &[u8]) -> alexnet::Result<Pack> {
     let dir = folder();
     Pack::open(&write(dir.path(), "p.npy", bytes))
@@ -40,13 +57,15 @@ fn a_pack_comes_back_as_it_was_written() {
     assert_eq!(bytes[..128], HEADER[..]);
     let expected = [colour(300).repeat(4), colour(301).repeat(4), colour(302).repeat(4)].concat();
     assert_eq!(bytes[128..], expected);
-    assert!(!dir.path().join("p.npy.partial").exists());
+    assert_eq!(names(dir.path()), ["p.csv", "p.npy"]);
 
     let pack = Pack::open(&path).unwrap();
     assert_eq!((pack.rows(), pack.height(), pack.width(), pack.path()), (3, 2, 2, path.as_path()));
-    let mut out = vec![0; 24];
-    pack.read_rows(1, 2, &mut out).unwrap();
-    assert_eq!(out, expected[12..]);
+    let mut out = [0; 12];
+    for row in 0..3 {
+        pack.read_row(row as u64, &mut out).unwrap();
+        assert_eq!(out, expected[12 * row..][..12], "row {row}");
+    }
 }
 
 #[test]
@@ -63,7 +82,8 @@ fn an_unfinished_pack_leaves_what_was_there() {
     let path = write(dir.path(), "p.npy", b"old");
     let mut writer = PackWriter::create(&path, 1).unwrap();
     writer.push("a.png", &[1, 2, 3]).unwrap();
-    assert!(dir.path().join("p.npy.partial").exists());
+    let partial = names(dir.path());
+    assert!(partial.iter().filter(|name| name.ends_with(".partial")).count() == 2, "{partial:?}");
     drop(writer);
     assert_eq!(fs::read(&path).unwrap(), b"old");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -81,7 +101,7 @@ fn the_list_has_every_input() {
     let list = fs::read_to_string(dir.path().join("p.csv")).unwrap();
     assert_eq!(list, "row,filename,error\n0,a.png,\n,\"b, \"\"c\"\".png\",not a picture\n1,d.png,\n");
     let mut row = [0; 3];
-    Pack::open(&path).unwrap().read_rows(1, 1, &mut row).unwrap();
+    Pack::open(&path).unwrap().read_row(1, &mut row).unwrap();
     assert_eq!(row, [4, 5, 6]);
 }
 
@@ -95,6 +115,97 @@ fn only_a_file_is_replaced() {
         }
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn two_runs_that_write_one_pack_do_not_mix() {
+    let dir = folder();
+    let path = dir.path().join("p.npy");
+    let [mut first, mut second] = [0, 1].map(|_| PackWriter::create(&path, 1).unwrap());
+    first.push("a.png", &[1, 2, 3]).unwrap();
+    second.push("b.png", &[4, 5, 6]).unwrap();
+    second.push("c.png", &[7, 8, 9]).unwrap();
+    let mut row = [0; 3];
+    for (writer, rows, last) in [(first, 1, [1, 2, 3]), (second, 2, [7, 8, 9])] {
+        assert_eq!(writer.finish().unwrap(), rows);
+        let pack = Pack::open(&path).unwrap();
+        assert_eq!(pack.rows(), rows);
+        pack.read_row(rows - 1, &mut row).unwrap();
+        assert_eq!(row, last);
+    }
+    assert_eq!(names(dir.path()), ["p.csv", "p.npy"]);
+}
+
+#[test]
+fn temporary_files_never_are_files_that_exist() {
+    let dir = folder();
+    let path = dir.path().join("p.npy");
+    let own = write(dir.path(), "p.npy.partial", b"own");
+    let mut kept = vec!["p.npy.partial".to_string()];
+    // More than the names that this process could have used up.
+    for counter in 0..2000 {
+        kept.push(format!("p.npy.{}-{counter}.partial", std::process::id()));
+        symlink(&own, dir.path().join(kept.last().unwrap())).unwrap();
+    }
+    drop(PackWriter::create(&path, 1).unwrap());
+    numbered_pack(&path, 1, 0, 1);
+    assert_eq!(fs::read(&own).unwrap(), b"own");
+    kept.extend(["p.csv", "p.npy"].map(String::from));
+    kept.sort();
+    assert_eq!(names(dir.path()), kept);
+}
+
+#[test]
+fn a_symlink_stays_and_its_file_is_replaced() {
+    let (dir, elsewhere) = (folder(), folder());
+    let target = write(elsewhere.path(), "target.npy", b"old");
+    let path = dir.path().join("p.npy");
+    symlink(&target, &path).unwrap();
+    numbered_pack(&path, 1, 0, 2);
+    assert_eq!(fs::read_link(&path).unwrap(), target);
+    assert_eq!(Pack::open(&target).unwrap().rows(), 2);
+    assert_eq!(
+        (names(dir.path()), names(elsewhere.path())),
+        (vec!["p.csv".into(), "p.npy".into()], vec!["target.npy".into()])
+    );
+
+    let broken = dir.path().join("broken.npy");
+    symlink("nowhere", &broken).unwrap();
+    assert!(refused(PackWriter::create(&broken, 1), &broken).contains("symlink"));
+}
+
+#[test]
+fn a_csv_that_is_no_list_is_not_replaced() {
+    let dir = folder();
+    let path = dir.path().join("p.npy");
+    for content in ["filename,label\na.png,3\n", "row,filename", ""] {
+        let list = write(dir.path(), "p.csv", content.as_bytes());
+        let message = refused(PackWriter::create(&path, 1), &list);
+        assert!(message.contains("not the list of a pack"), "{message}");
+        assert_eq!(fs::read_to_string(&list).unwrap(), content);
+        assert_eq!(names(dir.path()), ["p.csv"]);
+    }
+    fs::remove_file(dir.path().join("p.csv")).unwrap();
+    // Its own, of an earlier run, is.
+    numbered_pack(&path, 1, 0, 2);
+    numbered_pack(&path, 1, 0, 1);
+    assert_eq!(fs::read_to_string(dir.path().join("p.csv")).unwrap(), "row,filename,error\n0,0.png,\n");
+    let csv = dir.path().join("q.csv");
+    assert!(refused(PackWriter::create(&csv, 1), &csv).contains(".npy"));
+}
+
+#[test]
+fn a_list_that_cannot_take_its_place_tells_of_the_pack() {
+    let dir = folder();
+    let path = dir.path().join("p.npy");
+    let mut writer = PackWriter::create(&path, 1).unwrap();
+    writer.push("a.png", &[1, 2, 3]).unwrap();
+    let list = dir.path().join("p.csv");
+    fs::create_dir(&list).unwrap();
+    let message = refused(writer.finish(), &list);
+    assert!(message.contains("p.npy is in place, without this list"), "{message}");
+    assert_eq!(Pack::open(&path).unwrap().rows(), 1);
+    assert_eq!(names(dir.path()), ["p.csv", "p.npy"]);
 }
 
 #[test]
@@ -205,7 +316,7 @@ fn a_pack_that_shrinks_fails_where_it_ends() {
     let pack = Pack::open(&path).unwrap();
     fs::File::options().write(true).open(&path).unwrap().set_len(128 + 25).unwrap();
     let mut out = [0; 12];
-    pack.read_rows(1, 1, &mut out).unwrap();
+    pack.read_row(1, &mut out).unwrap();
     assert_eq!(out[..], colour(1).repeat(4));
-    assert!(matches!(pack.read_rows(2, 1, &mut out), Err(Error::Input(_))));
+    assert!(matches!(pack.read_row(2, &mut out), Err(Error::Input(_))));
 }

@@ -13,7 +13,8 @@ use super::{expand, folder, numbered_pack, numbered_png, usage, write};
 
 /// All rows of `sources`, as a run would report them.
 fn rows(sources: Sources) -> Vec<Row> {
-    let options = FeedOptions { decode: DecodeOptions::default(), input_size: 8, threads: 2, window: 16 };
+    let options =
+        FeedOptions { decode: DecodeOptions::default(), input_size: 8, threads: 2, window: 16, stop: || false };
     let mut feed = Feed::new(sources, options).unwrap();
     let mut batch = Batch::default();
     let mut rows = Vec::new();
@@ -106,6 +107,91 @@ fn globs_match_files_and_folders_once() {
     assert_eq!(glob("**/[a-e]*"), ["a.JPG", "b/c.png", "b/d/e.gif"]);
     assert!(usage(expand(&[dir.path().join("*.bmp")])).contains("no file matches"));
     assert!(usage(expand(&[dir.path().join("***.bmp")])).contains("no valid pattern"));
+}
+
+#[test]
+fn globs_find_names_that_are_not_utf8() {
+    let dir = folder();
+    let bytes = |name: &[u8]| dir.path().join(OsString::from_vec(name.to_vec()));
+    fs::create_dir(bytes(b"d\xe9")).unwrap();
+    for name in [&b"caf\xe9.png"[..], b"caf\xe9.txt", b"d\xe9/e.png", b"z.png"] {
+        fs::write(bytes(name), numbered_png(1)).unwrap();
+    }
+    let glob = |pattern: &[u8]| names(expand(&[bytes(pattern)]).unwrap(), dir.path());
+    assert_eq!(glob(b"z*.png"), ["z.png"]);
+    assert_eq!(glob(b"*.png"), ["caf\u{fffd}.png", "z.png"]);
+    assert_eq!(glob(b"caf?.png"), ["caf\u{fffd}.png"]);
+    assert_eq!(glob(b"**/e*"), ["d\u{fffd}/e.png"]);
+    assert_eq!(glob(b"d\xe9/*"), ["d\u{fffd}/e.png"]);
+    assert!(usage(expand(&[bytes(b"\xe9*")])).contains("UTF-8"));
+}
+
+#[test]
+fn globs_see_what_is_hidden_only_where_they_have_its_dot() {
+    let dir = folder();
+    tree(dir.path());
+    write(dir.path(), "b/.e.png", &numbered_png(1));
+    write(dir.path(), ".png", &numbered_png(1));
+    let glob = |pattern: &str| names(expand(&[dir.path().join(pattern)]).unwrap(), dir.path());
+    assert_eq!(glob(".h*"), [".hidden.png"]);
+    assert_eq!(glob(".*/*"), [".git/x.png"]);
+    assert_eq!(glob("b/[.c]*"), ["b/c.png"]);
+    assert_eq!(glob("**/.e*"), ["b/.e.png"]);
+    assert_eq!(glob("**/?.png"), ["b/c.png"]);
+}
+
+#[test]
+fn globs_that_end_in_folders() {
+    let dir = folder();
+    tree(dir.path());
+    let glob = |pattern: &str| names(expand(&[dir.path().join(pattern)]).unwrap(), dir.path());
+    assert_eq!(glob("[a-z]*/"), ["b/c.png", "b/d/e.gif"]);
+    assert_eq!(glob("?/**"), ["b/c.png", "b/d/e.gif"]);
+    assert_eq!(glob("**"), TREE);
+    assert!(usage(expand(&[dir.path().join("?.JPG/")])).contains("no file matches"));
+}
+
+#[test]
+fn globs_get_past_symlink_loops_and_show_broken_links() {
+    let dir = folder();
+    write(dir.path(), "sub/a.png", &numbered_png(1));
+    symlink(dir.path(), dir.path().join("sub/loop")).unwrap();
+    symlink("nowhere", dir.path().join("sub/b.png")).unwrap();
+    symlink("nowhere", dir.path().join("sub/c.txt")).unwrap();
+    let glob = |pattern: &str| names(expand(&[dir.path().join(pattern)]).unwrap(), dir.path());
+    assert_eq!(glob("**/*.png"), ["sub/a.png", "!sub/b.png"]);
+    assert_eq!(glob("*/b.png"), ["!sub/b.png"]);
+}
+
+#[test]
+fn a_match_without_pictures_is_left_out() {
+    let dir = folder();
+    tree(dir.path());
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    let glob = |pattern: &str| expand(&[dir.path().join(pattern)]);
+    assert_eq!(names(glob("[be]*").unwrap(), dir.path()), ["b/c.png", "b/d/e.gif"]);
+    let message = usage(glob("e*"));
+    assert!(message.contains("no pictures in") && message.contains("e*"), "{message}");
+}
+
+#[test]
+fn what_a_run_reads_is_known_whatever_it_is_called() {
+    let dir = folder();
+    tree(dir.path());
+    numbered_pack(&dir.path().join("p.npy"), 8, 0, 2);
+    symlink("a.JPG", dir.path().join("link")).unwrap();
+    fs::hard_link(dir.path().join("p.npy"), dir.path().join("hard")).unwrap();
+    symlink("b", dir.path().join("folder")).unwrap();
+    symlink("b/c.png", dir.path().join("results.csv")).unwrap();
+    let sources = expand(&["a.JPG", "p.npy", "b", "z*"].map(|name| dir.path().join(name))).unwrap();
+    for name in ["a.JPG", "./b/../a.JPG", "link", "p.npy", "hard", "b/c.png", "folder/d/e.gif", "z.webp", "results.csv"]
+    {
+        assert!(sources.reads(&dir.path().join(name)), "{name}");
+    }
+    write(dir.path(), "other/c.png", b"another file of that name");
+    for name in ["new.csv", "notes.txt", "other/c.png", "missing/a.JPG"] {
+        assert!(!sources.reads(&dir.path().join(name)), "{name}");
+    }
 }
 
 #[test]
@@ -208,6 +294,28 @@ fn a_list_takes_its_place_among_the_arguments() {
     let expected =
         ["a.JPG", "b/c.png", "!gone.png", "p.npy#0", "p.npy#1", "!big.npy", "!gone.npy", "!b", "z.webp", "b/d/e.gif"];
     assert_eq!(names(sources, dir.path()), expected);
+}
+
+#[test]
+fn a_list_may_begin_with_a_byte_order_mark() {
+    let dir = folder();
+    tree(dir.path());
+    let list = format!("\u{feff}{0}/a.JPG\r\n\u{feff}{0}/a.JPG\n", dir.path().display());
+    let sources = Sources::expand_with(&["-"], Cursor::new(list)).unwrap();
+    // Only there: elsewhere it belongs to a name.
+    assert_eq!(names(sources, dir.path()), ["a.JPG".to_string(), "!\u{feff}a.JPG".to_string()]);
+}
+
+#[test]
+fn a_list_of_find_print0_is_told_apart() {
+    for length in [1, 10_000] {
+        let list = format!("a.png\nb.png\0{}\nc.png\n", "c.png\0".repeat(length));
+        let rows = rows(Sources::expand_with(&["-"], Cursor::new(list)).unwrap());
+        let names: Vec<_> = rows.iter().map(|row| row.filename.as_str()).collect();
+        assert_eq!(names, ["a.png", "-"], "{length} names");
+        let message = rows[1].error.as_ref().unwrap().to_string();
+        assert!(message.contains("-print0") && message.contains("NUL"), "{message}");
+    }
 }
 
 #[test]

@@ -1,0 +1,67 @@
+//! `setp`: comparisons to predicates.
+
+use super::float::flush;
+use super::{Alu, alu};
+
+macro_rules! integers {
+    ($($ty:ident $name:literal)+) => {
+        [$(&alu! {
+            concat!("setp.eq.", $name) => |a: $ty, b: $ty| -> bool { a == b }
+            concat!("setp.ne.", $name) => |a: $ty, b: $ty| -> bool { a != b }
+            concat!("setp.lt.", $name) => |a: $ty, b: $ty| -> bool { a < b }
+            concat!("setp.le.", $name) => |a: $ty, b: $ty| -> bool { a <= b }
+            concat!("setp.gt.", $name) => |a: $ty, b: $ty| -> bool { a > b }
+            concat!("setp.ge.", $name) => |a: $ty, b: $ty| -> bool { a >= b }
+        } as &[Alu]),+]
+    };
+}
+
+macro_rules! bits {
+    ($($ty:ident $name:literal)+) => {
+        alu! {$(
+            concat!("setp.eq.", $name) => |a: $ty, b: $ty| -> bool { a == b }
+            concat!("setp.ne.", $name) => |a: $ty, b: $ty| -> bool { a != b }
+        )+}
+    };
+}
+
+macro_rules! floats {
+    ($($name:literal |$a:ident, $b:ident| $body:expr;)+) => {
+        alu! {$(
+            concat!("setp.", $name, ".f32") => |$a: f32, $b: f32| -> bool { $body }
+            concat!("setp.", $name, ".ftz.f32") => |$a: f32, $b: f32| -> bool {
+                let ($a, $b) = (flush($a), flush($b));
+                $body
+            }
+        )+}
+    };
+}
+
+const INTEGERS: [&[Alu]; 6] = integers! { u16 "u16" i16 "s16" u32 "u32" i32 "s32" u64 "u64" i64 "s64" };
+
+pub const FORMS: &[&[Alu]] = &[
+    INTEGERS[0],
+    INTEGERS[1],
+    INTEGERS[2],
+    INTEGERS[3],
+    INTEGERS[4],
+    INTEGERS[5],
+    &bits! { u16 "b16" u32 "b32" u64 "b64" },
+    // The names that end in u are true when an operand is NaN.
+    &floats! {
+        "eq" |a, b| a == b;
+        "ne" |a, b| a < b || a > b;
+        "lt" |a, b| a < b;
+        "le" |a, b| a <= b;
+        "gt" |a, b| a > b;
+        "ge" |a, b| a >= b;
+        "equ" |a, b| !(a < b || a > b);
+        "neu" |a, b| a != b;
+        "ltu" |a, b| !(a >= b);
+        "leu" |a, b| !(a > b);
+        "gtu" |a, b| !(a <= b);
+        "geu" |a, b| !(a < b);
+        "num" |a, b| !a.is_nan() && !b.is_nan();
+        "nan" |a, b| a.is_nan() || b.is_nan();
+    },
+];

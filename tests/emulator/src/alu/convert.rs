@@ -1,0 +1,77 @@
+//! `cvt`: conversions. Float to integer saturates, and NaN becomes 0, or the top bit alone in 64-bit results.
+
+use super::float::flush;
+use super::{Alu, alu};
+
+macro_rules! integers {
+    ($($from:ident $from_name:literal: $($to:ident $to_name:literal),+;)+) => {
+        alu! {$($(
+            concat!("cvt.", $to_name, ".", $from_name) => |a: $from| -> $to { a as $to }
+        )+)+}
+    };
+}
+
+macro_rules! from_float {
+    ($($ty:ident $name:literal $nan:expr;)+) => {
+        [$(&alu! {
+            concat!("cvt.rni.", $name, ".f32") => |a: f32| -> $ty { if a.is_nan() { $nan } else { a.round_ties_even() as $ty } }
+            concat!("cvt.rzi.", $name, ".f32") => |a: f32| -> $ty { if a.is_nan() { $nan } else { a as $ty } }
+            concat!("cvt.rmi.", $name, ".f32") => |a: f32| -> $ty { if a.is_nan() { $nan } else { a.floor() as $ty } }
+            concat!("cvt.rpi.", $name, ".f32") => |a: f32| -> $ty { if a.is_nan() { $nan } else { a.ceil() as $ty } }
+            concat!("cvt.rni.ftz.", $name, ".f32") => |a: f32| -> $ty { if a.is_nan() { $nan } else { flush(a).round_ties_even() as $ty } }
+            concat!("cvt.rzi.ftz.", $name, ".f32") => |a: f32| -> $ty { if a.is_nan() { $nan } else { flush(a) as $ty } }
+            concat!("cvt.rmi.ftz.", $name, ".f32") => |a: f32| -> $ty { if a.is_nan() { $nan } else { flush(a).floor() as $ty } }
+            concat!("cvt.rpi.ftz.", $name, ".f32") => |a: f32| -> $ty { if a.is_nan() { $nan } else { flush(a).ceil() as $ty } }
+        } as &[Alu]),+]
+    };
+}
+
+const FROM_FLOAT: [&[Alu]; 6] = from_float! {
+    u16 "u16" 0;
+    i16 "s16" 0;
+    u32 "u32" 0;
+    i32 "s32" 0;
+    u64 "u64" 1 << 63;
+    i64 "s64" i64::MIN;
+};
+
+pub const FORMS: &[&[Alu]] = &[
+    FROM_FLOAT[0],
+    FROM_FLOAT[1],
+    FROM_FLOAT[2],
+    FROM_FLOAT[3],
+    FROM_FLOAT[4],
+    FROM_FLOAT[5],
+    &integers! {
+        u8 "u8": u16 "u16", i16 "s16", u32 "u32", i32 "s32";
+        i8 "s8": u16 "u16", i16 "s16", u32 "u32", i32 "s32";
+        u16 "u16": u32 "u32", i32 "s32", u64 "u64", i64 "s64";
+        i16 "s16": u32 "u32", i32 "s32", u64 "u64", i64 "s64";
+        u32 "u32": u16 "u16", i16 "s16", u64 "u64", i64 "s64";
+        i32 "s32": u16 "u16", i16 "s16", u64 "u64", i64 "s64";
+        u64 "u64": u16 "u16", i16 "s16", u32 "u32", i32 "s32";
+        i64 "s64": u16 "u16", i16 "s16", u32 "u32", i32 "s32";
+    },
+    &alu! {
+        "cvt.rn.f32.u8" => |a: u8| -> f32 { a.into() }
+        "cvt.rn.f32.s8" => |a: i8| -> f32 { a.into() }
+        "cvt.rn.f32.u16" => |a: u16| -> f32 { a.into() }
+        "cvt.rn.f32.s16" => |a: i16| -> f32 { a.into() }
+        "cvt.rn.f32.u32" => |a: u32| -> f32 { a as f32 }
+        "cvt.rn.f32.s32" => |a: i32| -> f32 { a as f32 }
+        "cvt.rn.f32.u64" => |a: u64| -> f32 { a as f32 }
+        "cvt.rn.f32.s64" => |a: i64| -> f32 { a as f32 }
+        "cvt.rni.f32.f32" => |a: f32| -> f32 { a.round_ties_even() }
+        "cvt.rzi.f32.f32" => |a: f32| -> f32 { a.trunc() }
+        "cvt.rmi.f32.f32" => |a: f32| -> f32 { a.floor() }
+        "cvt.rpi.f32.f32" => |a: f32| -> f32 { a.ceil() }
+        "cvt.rni.ftz.f32.f32" => |a: f32| -> f32 { flush(a).round_ties_even() }
+        "cvt.rzi.ftz.f32.f32" => |a: f32| -> f32 { flush(a).trunc() }
+        "cvt.rmi.ftz.f32.f32" => |a: f32| -> f32 { flush(a).floor() }
+        "cvt.rpi.ftz.f32.f32" => |a: f32| -> f32 { flush(a).ceil() }
+        // Saturation to [0, 1] turns NaN into +0, and -0 too.
+        "cvt.sat.f32.f32" => |a: f32| -> f32 { if a > 0.0 { a.min(1.0) } else { 0.0 } }
+        "cvt.ftz.f32.f32" => |a: f32| -> f32 { flush(a) }
+        "cvt.ftz.sat.f32.f32" => |a: f32| -> f32 { if a > 0.0 { flush(a).min(1.0) } else { 0.0 } }
+    },
+];

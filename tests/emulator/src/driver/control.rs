@@ -1,0 +1,180 @@
+//! What kind of driver and devices to imitate: environment variables, read by the first `cuInit`,
+//! and `cuemu_*` functions that a test reaches through the loaded library.
+//!
+//! | variable | key of `cuemu_configure` | meaning |
+//! |---|---|---|
+//! | `CUEMU_COMPUTE_CAPABILITY` | `compute_capability` | of each device, like `8.6`; default 9.0 |
+//! | `CUEMU_DRIVER_VERSION` | `driver_version` | of `cuDriverGetVersion`, like `12000`; default 13000 |
+//! | `CUEMU_DEVICES` | `devices` | 0, 1 (default) or 2 |
+//! | `CUEMU_MEMORY` | `memory` | bytes per device; default 8 GiB |
+//! | `CUEMU_CHECKS` | `checks` | `all` (default), `memory`, `none` |
+//! | `CUEMU_STUB` | `stub` | `1`: every call fails as in the toolkit's stub library; default `0` |
+
+use std::sync::Arc;
+
+use super::abi::{Out, Text};
+use super::device::Device;
+use super::errors::{Code, Outcome, exports, say};
+use super::{Driver, any_driver};
+use crate::Checks;
+
+const KEYS: [&str; 6] = ["compute_capability", "driver_version", "devices", "memory", "checks", "stub"];
+
+/// The driver and devices to imitate.
+#[derive(Clone)]
+pub struct Settings {
+    pub compute_capability: (u32, u32),
+    /// 1000 * major + 10 * minor, as `cuDriverGetVersion` counts.
+    pub driver_version: i32,
+    pub devices: usize,
+    /// Bytes per device.
+    pub memory: u64,
+    pub checks: Checks,
+    pub stub: bool,
+    /// Keys set by `cuemu_configure`, which the environment doesn't override.
+    configured: Vec<&'static str>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            compute_capability: (9, 0),
+            driver_version: 13000,
+            devices: 1,
+            memory: 8 << 30,
+            checks: Checks::ALL,
+            stub: false,
+            configured: Vec::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// Applies one setting; the error says what would be valid.
+    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        let expected = |what: &str| format!("{key} is '{value}': expected {what}");
+        match key {
+            "compute_capability" => {
+                let parts = value.split_once('.').map(|(major, minor)| (major.parse(), minor.parse()));
+                let Some((Ok(major @ 1..=20), Ok(minor @ 0..=9))) = parts else {
+                    return Err(expected("MAJOR.MINOR, like 8.6"));
+                };
+                self.compute_capability = (major, minor);
+            }
+            "driver_version" => {
+                self.driver_version = value.parse().map_err(|_| expected("a number like 12000"))?;
+            }
+            "devices" => match value.parse() {
+                Ok(devices @ 0..=2) => self.devices = devices,
+                _ => return Err(expected("0, 1 or 2")),
+            },
+            "memory" => self.memory = value.parse().map_err(|_| expected("a number of bytes"))?,
+            "checks" => {
+                self.checks = match value {
+                    "all" => Checks::ALL,
+                    "memory" => Checks { memory: true, initialised: false },
+                    "none" => Checks::NONE,
+                    _ => return Err(expected("all, memory or none")),
+                }
+            }
+            "stub" => match value {
+                "0" => self.stub = false,
+                "1" => self.stub = true,
+                _ => return Err(expected("0 or 1")),
+            },
+            _ => return Err(format!("there is no setting {key}; the settings are {}", KEYS.join(", "))),
+        }
+        Ok(())
+    }
+
+    /// Applies the environment to what `cuemu_configure` left open.
+    fn read_environment(&mut self) -> Result<(), String> {
+        for key in KEYS {
+            let variable = format!("CUEMU_{}", key.to_uppercase());
+            if let (Ok(value), false) = (std::env::var(&variable), self.configured.contains(&key)) {
+                self.set(key, &value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The settings, with the environment applied; printed and refused when that is malformed.
+fn settings_from_environment(driver: &mut Driver) -> Outcome {
+    driver.settings.read_environment().map_err(|message| {
+        say(&message);
+        Code::INVALID_VALUE
+    })
+}
+
+exports! {
+    fn cuInit(flags: u32) {
+        let driver = &mut *any_driver();
+        if driver.initialised {
+            return if flags == 0 { Ok(()) } else { Err(Code::INVALID_VALUE) };
+        }
+        settings_from_environment(driver)?;
+        let settings = &driver.settings;
+        if settings.stub {
+            return Err(Code::STUB_LIBRARY);
+        }
+        if flags != 0 {
+            return Err(Code::INVALID_VALUE);
+        }
+        if settings.devices == 0 {
+            return Err(Code::NO_DEVICE);
+        }
+        driver.devices = (0..settings.devices).map(|ordinal| Arc::new(Device::new(ordinal, settings))).collect();
+        driver.initialised = true;
+        Ok(())
+    }
+
+    /// Works before `cuInit`, as a driver's does.
+    fn cuDriverGetVersion(version: Out<i32>) {
+        let driver = &mut *any_driver();
+        if !driver.initialised {
+            settings_from_environment(driver)?;
+        }
+        if driver.settings.stub {
+            return Err(Code::STUB_LIBRARY);
+        }
+        version.set(driver.settings.driver_version)
+    }
+
+    /// `cuemu_configure(key, value)`: one setting, before `cuInit` or after `cuemu_restart`; `checks`
+    /// at any time, for the launches that follow. `INVALID_VALUE` (the reason is printed) for an
+    /// unknown key or value, `NOT_PERMITTED` when it's too late.
+    fn cuemu_configure(key: Text, value: Text) {
+        let (key, value) = (key.get()?, value.get()?);
+        let mut driver = any_driver();
+        if driver.initialised && key != "checks" {
+            say(&format!("{key} can't change after cuInit: call cuemu_restart first"));
+            return Err(Code::NOT_PERMITTED);
+        }
+        driver.settings.set(key, value).map_err(|message| {
+            say(&message);
+            Code::INVALID_VALUE
+        })?;
+        driver.settings.configured.extend(KEYS.iter().find(|known| **known == key));
+        Ok(())
+    }
+
+    /// Forgets every setting, device, context and handle, as if the process had just begun. Frees
+    /// page-locked host memory too: nothing may refer to it any more.
+    fn cuemu_restart() {
+        let old = std::mem::take(&mut *any_driver());
+        // Dropped after the lock is released: device memory may be large.
+        drop(old);
+        Ok(())
+    }
+
+    /// `cuemu_last_fault(buffer, length, needed)`: why something last went wrong (a device fault, or
+    /// the refusal of a module, a launch or an address), empty for nothing yet, cut to `length` with its
+    /// zero byte. `needed` (may be null) gets the whole length with the zero byte.
+    fn cuemu_last_fault(buffer: Out<u8>, length: usize, needed: Out<usize>) {
+        let driver = any_driver();
+        buffer.set_text(&driver.last_fault, length);
+        needed.set_if_wanted(driver.last_fault.len() + 1);
+        Ok(())
+    }
+}

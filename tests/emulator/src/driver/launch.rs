@@ -1,0 +1,165 @@
+//! Kernel launches and occupancy.
+
+use super::abi::{HostSource, Out};
+use super::device::{MAX_BLOCK_THREADS, SHARED_RESERVED};
+use super::errors::{Code, Outcome, exports, say};
+use super::module::function;
+use super::stream::Lane;
+use super::{Handle, driver, explain};
+use crate::{FaultKind, Kernel, Launch, launch};
+
+/// `CUlaunchConfig`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct LaunchConfig {
+    grid: [u32; 3],
+    block: [u32; 3],
+    dynamic_shared: u32,
+    stream: Handle,
+    attributes: HostSource,
+    attribute_count: u32,
+}
+
+/// `CUlaunchAttribute`: the value is a union of 64 bytes.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct LaunchAttribute {
+    id: u32,
+    pad: [u8; 4],
+    value: [u32; 16],
+}
+
+impl LaunchAttribute {
+    /// Whether leaving the attribute out changes nothing here.
+    fn is_harmless(&self) -> bool {
+        match self.id {
+            0 | 8 => true,                     // IGNORE, PRIORITY
+            2 => self.value[0] == 0,           // COOPERATIVE
+            4 => self.value[..3] == [1, 1, 1], // CLUSTER_DIMENSION
+            6 => true,                         // PROGRAMMATIC_STREAM_SERIALIZATION allows an overlap and demands none
+            _ => false,
+        }
+    }
+}
+
+/// Lays the arguments out as the kernel's parameters are.
+fn gather(kernel: &Kernel, arguments: HostSource) -> Outcome<Vec<u8>> {
+    let layout = kernel.params();
+    let size = layout.last().map_or(0, |last| last.offset + last.size);
+    let mut params = vec![0; size];
+    for (i, param) in layout.iter().enumerate() {
+        let argument: HostSource = arguments.read(i)?;
+        params[param.offset..][..param.size].copy_from_slice(argument.bytes(param.size)?);
+    }
+    Ok(params)
+}
+
+/// The code of a fault, as hardware would report it, or for what hardware lets pass unseen, the
+/// general failure.
+fn fault_code(kind: FaultKind) -> Code {
+    match kind {
+        FaultKind::OutOfBounds | FaultKind::UseAfterFree => Code::ILLEGAL_ADDRESS,
+        FaultKind::Misaligned => Code::MISALIGNED_ADDRESS,
+        FaultKind::Trap => Code::ILLEGAL_INSTRUCTION,
+        FaultKind::InvalidLaunch => Code::INVALID_VALUE,
+        _ => Code::LAUNCH_FAILED,
+    }
+}
+
+fn submit(handle: Handle, stream: Handle, shape: ([u32; 3], [u32; 3], u32), arguments: HostSource) -> Outcome {
+    let (function, _) = function(handle)?;
+    let lane = Lane::of(stream)?;
+    if lane.context.handle != function.context {
+        return Err(Code::INVALID_HANDLE);
+    }
+    let kernel = function.kernel()?;
+    let (grid, block, dynamic_shared) = shape;
+    let allowed = function.dynamic_shared_limit();
+    if dynamic_shared > allowed {
+        let kernel = kernel.name();
+        let reason =
+            format!("{kernel}: {dynamic_shared} bytes of dynamic shared memory, its attribute allows {allowed}");
+        return Err(explain(Code::INVALID_VALUE, reason));
+    }
+    let work = Launch { grid, block, dynamic_shared, params: gather(kernel, arguments)? };
+    let checks = driver()?.settings.checks;
+    lane.submit(|| {
+        if let Err(fault) = launch(kernel, &work, &lane.context.device.memory, checks) {
+            let code = explain(fault_code(fault.kind), &fault);
+            // A driver refuses such a launch at the call, and its context stays sound.
+            if fault.kind == FaultKind::InvalidLaunch {
+                return Err(code);
+            }
+            say(&fault.to_string());
+            lane.context.fault(code);
+        }
+        Ok(())
+    })
+}
+
+/// How many blocks of `threads` threads a multiprocessor holds at once, registers aside: PTX doesn't say
+/// how many a kernel will need.
+fn occupancy(handle: Handle, threads: i32, dynamic_shared: usize) -> Outcome<u32> {
+    let (function, context) = function(handle)?;
+    let kernel = function.kernel()?;
+    let limits = &context.device.limits;
+    let threads = u32::try_from(threads).ok().filter(|threads| (1..=MAX_BLOCK_THREADS).contains(threads));
+    let threads = threads.ok_or(Code::INVALID_VALUE)?.next_multiple_of(32);
+    let dynamic_shared = u32::try_from(dynamic_shared).map_err(|_| Code::INVALID_VALUE)?;
+    let shared = dynamic_shared.saturating_add(kernel.static_shared() + SHARED_RESERVED);
+    let by_shared = (limits.shared_opt_in + SHARED_RESERVED) / shared;
+    Ok(limits.blocks.min(limits.threads / threads).min(by_shared))
+}
+
+exports! {
+    fn cuLaunchKernel(
+        function: Handle,
+        grid_x: u32,
+        grid_y: u32,
+        grid_z: u32,
+        block_x: u32,
+        block_y: u32,
+        block_z: u32,
+        dynamic_shared: u32,
+        stream: Handle,
+        arguments: HostSource,
+        extra: Handle,
+    ) {
+        if extra != 0 {
+            return Err(Code::NOT_SUPPORTED);
+        }
+        submit(function, stream, ([grid_x, grid_y, grid_z], [block_x, block_y, block_z], dynamic_shared), arguments)
+    }
+
+    fn cuLaunchKernelEx(config: HostSource, function: Handle, arguments: HostSource, extra: Handle) {
+        let config: LaunchConfig = config.read(0)?;
+        for i in 0..config.attribute_count as usize {
+            if !config.attributes.read::<LaunchAttribute>(i)?.is_harmless() {
+                return Err(Code::NOT_SUPPORTED);
+            }
+        }
+        if extra != 0 {
+            return Err(Code::NOT_SUPPORTED);
+        }
+        submit(function, config.stream, (config.grid, config.block, config.dynamic_shared), arguments)
+    }
+
+    fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
+        blocks: Out<i32>,
+        function: Handle,
+        threads: i32,
+        dynamic_shared: usize,
+    ) {
+        blocks.set(occupancy(function, threads, dynamic_shared)? as i32)
+    }
+
+    fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
+        blocks: Out<i32>,
+        function: Handle,
+        threads: i32,
+        dynamic_shared: usize,
+        _flags: u32,
+    ) {
+        blocks.set(occupancy(function, threads, dynamic_shared)? as i32)
+    }
+}

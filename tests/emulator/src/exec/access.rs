@@ -1,0 +1,284 @@
+//! Loads, stores and atomics of a warp.
+
+use super::transfer::{Offsets, each, load_from, load_zero, store_to, update};
+use super::warp::{RECENT, Warp, stride};
+use super::{Context, Raised, lanes};
+use crate::alu::LANES;
+use crate::decode::{Access, Address, Atomic, Space};
+use crate::fault::FaultKind;
+use crate::launch::Counters;
+use crate::memory::{AccessError, Allocation};
+use crate::store::Store;
+
+impl Warp {
+    pub fn load(
+        &mut self,
+        context: &Context,
+        shared: &Store,
+        access: &Access,
+        mask: u32,
+        pc: u32,
+        counters: &mut Counters,
+    ) -> Result<(), Box<Raised>> {
+        if access.space == Space::Param {
+            return self.load_param(context, access, mask, pc);
+        }
+        let bytes = u64::from(access.element * access.count);
+        let addresses = self.addresses(&access.address);
+        match access.space {
+            Space::Global => {
+                counters.global_load_bytes += u64::from(mask.count_ones()) * bytes;
+                let mut rest = mask;
+                while rest != 0 {
+                    let (allocation, group) = self.find(context, &addresses, rest, bytes, pc)?;
+                    rest &= !group;
+                    match allocation {
+                        Some(found) => {
+                            let offsets = offsets(&addresses, found.address);
+                            if context.checks.initialised {
+                                check_written(&found.store, &offsets, bytes, group)
+                                    .map_err(|lane| unwritten(FaultKind::UninitialisedGlobal, pc, lane, &addresses))?;
+                            }
+                            load_from(&mut self.registers, &found.store, &offsets, access, group);
+                        }
+                        None => load_zero(&mut self.registers, access, group),
+                    }
+                }
+            }
+            Space::Shared => {
+                window(&addresses, mask, bytes, context.shared_bytes, "shared memory", pc)?;
+                let offsets = offsets(&addresses, 0);
+                if context.checks.initialised {
+                    check_written(shared, &offsets, bytes, mask)
+                        .map_err(|lane| unwritten(FaultKind::UninitialisedShared, pc, lane, &addresses))?;
+                }
+                load_from(&mut self.registers, shared, &offsets, access, mask);
+            }
+            Space::Const => {
+                window(&addresses, mask, bytes, context.code.constant_bytes, "constant memory", pc)?;
+                load_from(&mut self.registers, &context.code.constants, &offsets(&addresses, 0), access, mask);
+            }
+            Space::Local | Space::Param => {
+                window(&addresses, mask, bytes, context.code.local_bytes, "local memory", pc)?;
+                let offsets = local_offsets(&addresses, stride(context.code));
+                load_from(&mut self.registers, &self.local, &offsets, access, mask);
+            }
+        }
+        Ok(())
+    }
+
+    pub fn store(
+        &mut self,
+        context: &Context,
+        shared: &Store,
+        access: &Access,
+        mask: u32,
+        pc: u32,
+        counters: &mut Counters,
+    ) -> Result<(), Box<Raised>> {
+        let bytes = u64::from(access.element * access.count);
+        let addresses = self.addresses(&access.address);
+        match access.space {
+            Space::Global => {
+                counters.global_store_bytes += u64::from(mask.count_ones()) * bytes;
+                let mut rest = mask;
+                while rest != 0 {
+                    let (allocation, group) = self.find(context, &addresses, rest, bytes, pc)?;
+                    rest &= !group;
+                    if let Some(found) = allocation {
+                        // Marked even when reads are not checked: a later launch may check them.
+                        store_to(
+                            &self.registers,
+                            &found.store,
+                            &offsets(&addresses, found.address),
+                            access,
+                            group,
+                            true,
+                        );
+                    }
+                }
+            }
+            Space::Shared => {
+                window(&addresses, mask, bytes, context.shared_bytes, "shared memory", pc)?;
+                store_to(&self.registers, shared, &offsets(&addresses, 0), access, mask, context.checks.initialised);
+            }
+            _ => {
+                window(&addresses, mask, bytes, context.code.local_bytes, "local memory", pc)?;
+                let offsets = local_offsets(&addresses, stride(context.code));
+                store_to(&self.registers, &self.local, &offsets, access, mask, false);
+            }
+        }
+        Ok(())
+    }
+
+    pub fn atomic(
+        &mut self,
+        context: &Context,
+        shared: &Store,
+        atomic: &Atomic,
+        mask: u32,
+        pc: u32,
+        counters: &mut Counters,
+    ) -> Result<(), Box<Raised>> {
+        let addresses = self.addresses(&atomic.address);
+        if atomic.space == Space::Shared {
+            window(&addresses, mask, 4, context.shared_bytes, "shared memory", pc)?;
+            let offsets = offsets(&addresses, 0);
+            if context.checks.initialised {
+                check_written(shared, &offsets, 4, mask)
+                    .map_err(|lane| unwritten(FaultKind::UninitialisedShared, pc, lane, &addresses))?;
+            }
+            update(&mut self.registers, shared, &offsets, atomic, mask);
+            return Ok(());
+        }
+        counters.global_load_bytes += u64::from(mask.count_ones()) * 4;
+        counters.global_store_bytes += u64::from(mask.count_ones()) * 4;
+        let mut rest = mask;
+        while rest != 0 {
+            let (allocation, group) = self.find(context, &addresses, rest, 4, pc)?;
+            rest &= !group;
+            let Some(found) = allocation else { continue };
+            let offsets = offsets(&addresses, found.address);
+            if context.checks.initialised {
+                check_written(&found.store, &offsets, 4, group)
+                    .map_err(|lane| unwritten(FaultKind::UninitialisedGlobal, pc, lane, &addresses))?;
+            }
+            update(&mut self.registers, &found.store, &offsets, atomic, group);
+        }
+        Ok(())
+    }
+
+    fn addresses(&self, address: &Address) -> [u64; LANES] {
+        if address.wide {
+            let row = &self.registers.wide[address.slot as usize];
+            std::array::from_fn(|lane| row[lane].wrapping_add(address.offset as u64))
+        } else {
+            let row = &self.registers.narrow[address.slot as usize];
+            std::array::from_fn(|lane| row[lane].wrapping_add(address.offset as u32).into())
+        }
+    }
+
+    /// The allocation that holds the first lane's access, and the lanes whose access it holds as well. `None` for lanes
+    /// that miss while the check is off.
+    fn find<'a>(
+        &mut self,
+        context: &'a Context,
+        addresses: &[u64; LANES],
+        mask: u32,
+        bytes: u64,
+        pc: u32,
+    ) -> Result<(Option<&'a Allocation>, u32), Box<Raised>> {
+        let recent = &mut self.recent[pc as usize % RECENT];
+        if let Some(found) = context.live.get(*recent as usize)
+            && all_inside(addresses, mask, bytes, found.address, found.bytes)
+        {
+            return Ok((Some(found), mask));
+        }
+        let lane = mask.trailing_zeros() as usize;
+        let address = addresses[lane];
+        let index = context.live.partition_point(|allocation| allocation.address <= address).wrapping_sub(1);
+        if let Some(found) = context.live.get(index) {
+            let group = inside(addresses, mask, bytes, found.address, found.bytes);
+            if group >> lane & 1 == 1 {
+                *recent = index as u32;
+                return Ok((Some(found), group));
+            }
+        }
+        if !context.checks.memory {
+            return Ok((None, 1 << lane));
+        }
+        let (kind, detail) = if address.is_multiple_of(bytes) {
+            let error = context.memory.describe(address, bytes);
+            let kind = match error {
+                AccessError::OutOfBounds { .. } => FaultKind::OutOfBounds,
+                AccessError::UseAfterFree { .. } => FaultKind::UseAfterFree,
+            };
+            (kind, error.to_string())
+        } else {
+            (FaultKind::Misaligned, format!("{bytes} bytes at {address:#x}, not a multiple of {bytes}"))
+        };
+        Err(Box::new(Raised { kind, pc, lane, address: Some(address), detail }))
+    }
+
+    fn load_param(&mut self, context: &Context, access: &Access, mask: u32, pc: u32) -> Result<(), Box<Raised>> {
+        let size = access.element as usize;
+        let first = self.addresses(&access.address)[0];
+        for (part, slot) in access.registers[..access.count as usize].iter().enumerate() {
+            let at = first.wrapping_add((part * size) as u64);
+            let found = usize::try_from(at).ok().and_then(|at| context.launch.params.get(at..)?.get(..size));
+            let Some(found) = found else {
+                let (kind, lane) = (FaultKind::OutOfBounds, mask.trailing_zeros() as usize % LANES);
+                let detail = format!("{size} bytes at {at} of {} bytes of parameters", context.launch.params.len());
+                return Err(Box::new(Raised { kind, pc, lane, address: Some(at), detail }));
+            };
+            let mut bytes = [0; 8];
+            bytes[..size].copy_from_slice(found);
+            let unused = 64 - 8 * size;
+            let value = u64::from_le_bytes(bytes);
+            let value = if access.signed { ((value << unused) as i64 >> unused) as u64 } else { value };
+            for lane in lanes(mask) {
+                if access.wide {
+                    self.registers.wide[*slot as usize][lane] = value;
+                } else {
+                    self.registers.narrow[*slot as usize][lane] = value as u32 & access.keep;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn offsets(addresses: &[u64; LANES], base: u64) -> Offsets {
+    std::array::from_fn(|lane| addresses[lane].wrapping_sub(base) as usize)
+}
+
+fn local_offsets(addresses: &[u64; LANES], stride: usize) -> Offsets {
+    std::array::from_fn(|lane| (addresses[lane] as usize).wrapping_add(lane * stride))
+}
+
+/// Whether the accesses of `mask` are aligned and lie in `size` bytes at `base`. `bytes` is a power of two.
+fn all_inside(addresses: &[u64; LANES], mask: u32, bytes: u64, base: u64, size: u64) -> bool {
+    inside(addresses, mask, bytes, base, size) == mask
+}
+
+/// Those of `mask` whose access is aligned and lies in `size` bytes at `base`.
+fn inside(addresses: &[u64; LANES], mask: u32, bytes: u64, base: u64, size: u64) -> u32 {
+    let Some(last) = size.checked_sub(bytes) else { return 0 };
+    let mut found = 0;
+    for (lane, address) in addresses.iter().enumerate() {
+        let fits = (address.wrapping_sub(base) <= last) & (address & (bytes - 1) == 0);
+        found |= u32::from(fits) << lane;
+    }
+    found & mask
+}
+
+/// A fault unless the accesses of `mask` are aligned and lie in a space of `size` bytes.
+fn window(addresses: &[u64; LANES], mask: u32, bytes: u64, size: u32, what: &str, pc: u32) -> Result<(), Box<Raised>> {
+    let good = inside(addresses, mask, bytes, 0, size.into());
+    let Some(lane) = lanes(mask & !good).next() else { return Ok(()) };
+    let address = addresses[lane];
+    let (kind, detail) = if address.is_multiple_of(bytes) {
+        (FaultKind::OutOfBounds, format!("{bytes} bytes at {address:#x} of {size} bytes of {what}"))
+    } else {
+        (FaultKind::Misaligned, format!("{bytes} bytes of {what} at {address:#x}, not a multiple of {bytes}"))
+    };
+    Err(Box::new(Raised { kind, pc, lane, address: Some(address), detail }))
+}
+
+/// The first lane of `mask` that reads bytes nobody has written, as the error.
+fn check_written(store: &Store, offsets: &Offsets, bytes: u64, mask: u32) -> Result<(), usize> {
+    let bytes = bytes as usize;
+    let mut good = 0u32;
+    each(mask, |lane| {
+        let at = offsets[lane];
+        let written = (at..at + bytes).step_by(4).all(|at| store.is_written(at, bytes.min(4)));
+        good |= u32::from(written) << lane;
+    });
+    lanes(mask & !good).next().map_or(Ok(()), Err)
+}
+
+fn unwritten(kind: FaultKind, pc: u32, lane: usize, addresses: &[u64; LANES]) -> Box<Raised> {
+    let address = addresses[lane];
+    let detail = "a read of bytes that nobody has written".into();
+    Box::new(Raised { kind, pc, lane, address: Some(address), detail })
+}

@@ -1,0 +1,72 @@
+//! The interpreter: warps of a block in turn, each until it waits at a barrier or ends.
+
+mod access;
+mod block;
+mod meet;
+mod transfer;
+mod warp;
+
+use std::sync::Arc;
+
+pub use block::Runner;
+
+use crate::alu::LANES;
+use crate::decode::Code;
+use crate::fault::FaultKind;
+use crate::launch::{Checks, Launch};
+use crate::memory::{Allocation, GlobalMemory};
+use crate::module::Kernel;
+
+/// What every block of a launch shares.
+pub struct Context<'a> {
+    kernel: &'a Kernel,
+    code: &'a Code,
+    launch: &'a Launch,
+    memory: &'a GlobalMemory,
+    /// The live allocations in address order.
+    live: Vec<Arc<Allocation>>,
+    shared_bytes: u32,
+    checks: Checks,
+}
+
+impl<'a> Context<'a> {
+    pub fn new(kernel: &'a Kernel, launch: &'a Launch, memory: &'a GlobalMemory, checks: Checks) -> Context<'a> {
+        let shared_bytes = match launch.dynamic_shared {
+            0 => kernel.static_shared(),
+            dynamic => kernel.code.dynamic_offset.saturating_add(dynamic),
+        };
+        Context { kernel, code: &kernel.code, launch, memory, live: memory.live(), shared_bytes, checks }
+    }
+}
+
+/// A fault before the block's and the kernel's part is added.
+pub struct Raised {
+    kind: FaultKind,
+    /// Instruction number.
+    pc: u32,
+    lane: usize,
+    address: Option<u64>,
+    detail: String,
+}
+
+/// The lanes of a mask, in order.
+fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let lane = mask.trailing_zeros() as usize;
+        mask &= mask.wrapping_sub(1);
+        (lane < LANES).then_some(lane)
+    })
+}
+
+/// The lane numbers of a mask, for messages.
+fn list(mask: u32) -> String {
+    let mut ranges: Vec<(usize, usize)> = Vec::new();
+    for lane in lanes(mask) {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == lane => *last = lane,
+            _ => ranges.push((lane, lane)),
+        }
+    }
+    let texts = ranges.iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") });
+    format!("lanes {}", texts.collect::<Vec<_>>().join(", "))
+}

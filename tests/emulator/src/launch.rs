@@ -1,0 +1,121 @@
+//! Running a kernel over a grid.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use rayon::prelude::*;
+
+use crate::exec::{Context, Runner};
+use crate::fault::{Fault, FaultKind};
+use crate::memory::GlobalMemory;
+use crate::module::Kernel;
+
+/// A grid to run.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// Blocks along x, y, z.
+    pub grid: [u32; 3],
+    /// Threads of a block along x, y, z.
+    pub block: [u32; 3],
+    /// Bytes of dynamic shared memory.
+    pub dynamic_shared: u32,
+    /// The parameters at their offsets, see [`Kernel::params`].
+    pub params: Vec<u8>,
+}
+
+/// Checks that can be turned off. Divergence, shuffles, the shared window and deadlock are always checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checks {
+    /// Bounds, alignment and use after free of global memory. Off: such a load gives 0, such a store is dropped.
+    pub memory: bool,
+    /// Reads of global and shared memory that nobody has written.
+    pub initialised: bool,
+}
+
+impl Checks {
+    /// Every check.
+    pub const ALL: Checks = Checks { memory: true, initialised: true };
+    /// None that can be turned off.
+    pub const NONE: Checks = Checks { memory: false, initialised: false };
+}
+
+/// What a launch did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Instructions executed, counted once a warp, or once for each group of lanes where it diverged.
+    pub warp_instructions: u64,
+    /// Bytes that lanes loaded from global memory.
+    pub global_load_bytes: u64,
+    /// Bytes that lanes stored to global memory.
+    pub global_store_bytes: u64,
+}
+
+/// Runs `kernel` to its end, blocks in parallel on rayon's current pool. On a fault the lowest faulting block is
+/// reported; other blocks may have run or not.
+pub fn launch(kernel: &Kernel, launch: &Launch, memory: &GlobalMemory, checks: Checks) -> Result<Counters, Box<Fault>> {
+    validate(kernel, launch).map_err(|detail| invalid(kernel, detail))?;
+    let context = Context::new(kernel, launch, memory, checks);
+    let blocks = launch.grid.iter().map(|n| u64::from(*n)).product::<u64>();
+    let totals = [const { AtomicU64::new(0) }; 3];
+    let fault = (0..blocks)
+        .into_par_iter()
+        .map_init(
+            || Runner::new(&context),
+            |runner, block| {
+                let Some(runner) = runner else {
+                    return Some(invalid(kernel, "the host has no memory for a block".into()));
+                };
+                let result = runner.run(block);
+                let Counters { warp_instructions, global_load_bytes, global_store_bytes } = runner.take_counters();
+                for (total, value) in totals.iter().zip([warp_instructions, global_load_bytes, global_store_bytes]) {
+                    total.fetch_add(value, Relaxed);
+                }
+                result.err()
+            },
+        )
+        .find_first(Option::is_some)
+        .flatten();
+    match fault {
+        Some(fault) => Err(fault),
+        None => {
+            let [warp_instructions, global_load_bytes, global_store_bytes] = totals.map(AtomicU64::into_inner);
+            Ok(Counters { warp_instructions, global_load_bytes, global_store_bytes })
+        }
+    }
+}
+
+fn invalid(kernel: &Kernel, detail: String) -> Box<Fault> {
+    Box::new(Fault {
+        kind: FaultKind::InvalidLaunch,
+        kernel: kernel.name().to_string(),
+        line: 0,
+        instruction: String::new(),
+        block: [0; 3],
+        thread: [0; 3],
+        address: None,
+        detail,
+    })
+}
+
+fn validate(kernel: &Kernel, launch: &Launch) -> Result<(), String> {
+    let Launch { grid, block, dynamic_shared, params } = launch;
+    for (name, found, limits) in [("grid", grid, [i32::MAX as u32, 65535, 65535]), ("block", block, [1024, 1024, 64])] {
+        if found.contains(&0) || found.iter().zip(limits).any(|(n, limit)| *n > limit) {
+            return Err(format!("the {name} is {found:?}, from 1 to {limits:?} are possible"));
+        }
+    }
+    let threads = block.iter().product::<u32>();
+    if threads > kernel.max_threads() {
+        return Err(format!("{threads} threads in a block, the kernel takes {}", kernel.max_threads()));
+    }
+    if kernel.required_threads().is_some_and(|required| required != *block) {
+        return Err(format!("the block is {block:?}, the kernel requires {:?}", kernel.required_threads()));
+    }
+    if kernel.static_shared().checked_add(*dynamic_shared).is_none_or(|bytes| bytes > 1 << 20) {
+        return Err(format!("{dynamic_shared} bytes of dynamic shared memory"));
+    }
+    let needed = kernel.params().last().map_or(0, |last| last.offset + last.size);
+    if params.len() != needed {
+        return Err(format!("{} bytes of parameters, the kernel takes {needed}", params.len()));
+    }
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! Other drivers and devices, each in a process of its own through `LD_PRELOAD`.
+
+use cudarc::driver::sys::{self, CUresult};
+use cudarc::driver::{PushKernelArg, result};
+use cuemu::driver::library::{NEWER_THAN_12_0, library_without};
+
+use super::*;
+
+fn driver_version() -> i32 {
+    let mut version = 0;
+    // SAFETY: an output argument.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result().unwrap();
+    version
+}
+
+/// `cuemu_restart` of the loaded emulator.
+fn restart() {
+    assert_eq!(hook::<extern "C" fn() -> u32>("cuemu_restart")(), 0);
+}
+
+#[test]
+fn preloaded() {
+    in_child("driver::settings::preloaded", &[], || {
+        assert!(unsafe { sys::is_culib_present() });
+        assert_eq!(CudaContext::new(0).unwrap().name().unwrap(), "Emulated CUDA device (sm_90)");
+    });
+}
+
+#[test]
+fn stub_driver() {
+    in_child("driver::settings::stub_driver", &[("CUEMU_STUB", "1")], || {
+        assert_eq!(code(CudaContext::new(0)), CUresult::CUDA_ERROR_STUB_LIBRARY);
+        assert_eq!(code(result::device::get_count()), CUresult::CUDA_ERROR_STUB_LIBRARY);
+        assert_eq!(unsafe { sys::cuDriverGetVersion(&mut 0) }, CUresult::CUDA_ERROR_STUB_LIBRARY);
+    });
+}
+
+#[test]
+fn no_device() {
+    in_child("driver::settings::no_device", &[("CUEMU_DEVICES", "0")], || {
+        assert_eq!(code(CudaContext::device_count()), CUresult::CUDA_ERROR_NO_DEVICE);
+        assert_eq!(code(result::device::get_count()), CUresult::CUDA_ERROR_NOT_INITIALIZED);
+    });
+}
+
+#[test]
+fn two_devices() {
+    in_child("driver::settings::two_devices", &[("CUEMU_DEVICES", "2")], || {
+        let (a, b) = (CudaContext::new(0).unwrap(), CudaContext::new(1).unwrap());
+        assert_eq!(CudaContext::device_count().unwrap(), 2);
+        assert_ne!(a.uuid().unwrap().bytes, b.uuid().unwrap().bytes);
+        assert_ne!(a.cu_ctx(), b.cu_ctx());
+        let kept = a.default_stream().alloc_zeros::<u8>(1 << 20).unwrap();
+        assert_eq!(a.mem_get_info().unwrap(), ((8 << 30) - (1 << 20), 8 << 30));
+        assert_eq!(b.mem_get_info().unwrap(), (8 << 30, 8 << 30));
+        drop(kept);
+    });
+}
+
+#[test]
+fn older_device() {
+    let variables = [("CUEMU_COMPUTE_CAPABILITY", "7.5"), ("CUEMU_DRIVER_VERSION", "11040")];
+    in_child("driver::settings::older_device", &variables, || {
+        assert_eq!(driver_version(), 11040);
+        let context = CudaContext::new(0).unwrap();
+        assert_eq!(context.compute_capability().unwrap(), (7, 5));
+        assert_eq!(context.name().unwrap(), "Emulated CUDA device (sm_75)");
+        assert_eq!(code(load_module(&context, PTX)), CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU);
+        let newer = PTX.replace(".version 7.0", ".version 7.5").replace("sm_80", "sm_75");
+        assert_eq!(code(load_module(&context, &newer)), CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION);
+        assert!(last_fault().contains("7.5"), "{}", last_fault());
+    });
+}
+
+#[test]
+fn out_of_memory() {
+    in_child("driver::settings::out_of_memory", &[("CUEMU_MEMORY", "1048576")], || {
+        let context = CudaContext::new(0).unwrap();
+        let stream = context.default_stream();
+        assert_eq!(context.total_mem().unwrap(), 1 << 20);
+        let half = stream.alloc_zeros::<u8>(1 << 19).unwrap();
+        assert_eq!(code(stream.alloc_zeros::<u8>((1 << 19) + 1)), CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+        let other = stream.alloc_zeros::<u8>(1 << 19).unwrap();
+        assert_eq!(context.mem_get_info().unwrap(), (0, 1 << 20));
+        drop((half, other));
+        assert_eq!(context.mem_get_info().unwrap(), (1 << 20, 1 << 20));
+        // What a context leaves behind goes with it.
+        std::mem::forget(stream.alloc_zeros::<u8>(1 << 20).unwrap());
+        unsafe { result::primary_ctx::release(context.cu_device()) }.unwrap();
+        let again = CudaContext::new(0).unwrap();
+        assert_eq!(again.mem_get_info().unwrap(), (1 << 20, 1 << 20));
+        std::mem::forget(context);
+    });
+}
+
+/// What hardware would let pass is a fault while `checks` is `all`.
+#[test]
+fn checks_reach_the_machine() {
+    let run = || {
+        let context = own_context();
+        let stream = context.default_stream();
+        let add = function(&context, "add");
+        // SAFETY: reading it unwritten is what the test is about; any bits are a float.
+        let mut unwritten = unsafe { stream.alloc::<f32>(1) }.unwrap();
+        // SAFETY: the kernel stays within one value.
+        unsafe { stream.launch_builder(&add).arg(&mut unwritten).arg(&1u32).arg(&1f32).launch(one_thread()) }.unwrap();
+        context.synchronize()
+    };
+    in_child("driver::settings::checks_reach_the_machine", &[], || {
+        assert_eq!(code(run()), CUresult::CUDA_ERROR_LAUNCH_FAILED);
+        assert!(last_fault().contains("UninitialisedGlobal"), "{}", last_fault());
+        assert_eq!(configure("checks", "memory"), 0);
+        run().unwrap();
+        assert_eq!(configure("checks", "all"), 0);
+        assert_eq!(code(run()), CUresult::CUDA_ERROR_LAUNCH_FAILED);
+    });
+}
+
+#[test]
+fn malformed_setting() {
+    in_child("driver::settings::malformed_setting", &[("CUEMU_DEVICES", "many")], || {
+        assert_eq!(code(CudaContext::device_count()), CUresult::CUDA_ERROR_INVALID_VALUE);
+        assert_eq!(configure("devices", "3"), 1);
+        assert_eq!(configure("unknown", "3"), 1);
+        assert_eq!(configure("devices", "2"), 0, "what is configured goes before the environment");
+        assert_eq!(CudaContext::device_count().unwrap(), 2);
+        assert_eq!(configure("devices", "1"), CUresult::CUDA_ERROR_NOT_PERMITTED as u32);
+        assert_eq!(configure("checks", "none"), 0);
+    });
+}
+
+#[test]
+fn restarted() {
+    in_child("driver::settings::restarted", &[], || {
+        let context = CudaContext::new(0).unwrap();
+        let stream = context.new_stream().unwrap();
+        restart();
+        assert_eq!(code(context.name()), CUresult::CUDA_ERROR_NOT_INITIALIZED);
+        assert_eq!(configure("compute_capability", "8.6"), 0);
+        let fresh = CudaContext::new(0).unwrap();
+        assert_eq!(fresh.compute_capability().unwrap(), (8, 6));
+        assert_eq!(
+            code(unsafe { result::stream::synchronize(stream.cu_stream()) }),
+            CUresult::CUDA_ERROR_INVALID_HANDLE
+        );
+        std::mem::forget((context, stream));
+    });
+}
+
+#[test]
+fn older_driver_lacks_symbols() {
+    let name = "driver::settings::older_driver_lacks_symbols";
+    let folder = tempfile::tempdir().unwrap();
+    let older = library_without(&library_path(), &NEWER_THAN_12_0, folder.path()).unwrap();
+    assert!(library_without(&library_path(), &["cuNone"], folder.path()).is_err());
+    in_child_with(&older, name, &[("CUEMU_DRIVER_VERSION", "12000")], || {
+        assert_eq!(driver_version(), 12000);
+        let lacks = |name: &str| unsafe { sys::culib().get::<*const ()>(name.as_bytes()) }.is_err();
+        for name in NEWER_THAN_12_0 {
+            assert!(lacks(name), "{name}");
+        }
+        assert!(!lacks("cuEventElapsedTime"));
+        let context = CudaContext::new(0).unwrap();
+        let start = context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).unwrap();
+        start.record(&context.default_stream()).unwrap();
+        let missing =
+            std::panic::catch_unwind(|| unsafe { result::event::elapsed(start.cu_event(), start.cu_event()) });
+        assert!(missing.is_err(), "cudarc can only panic without cuEventElapsedTime_v2");
+    });
+}

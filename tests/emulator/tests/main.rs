@@ -1,0 +1,6 @@
+//! Tests of the emulated device: every instruction against its own model, whole kernels, planted bugs.
+
+mod bugs;
+mod device;
+mod driver;
+mod kernels;
