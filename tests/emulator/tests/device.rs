@@ -59,3 +59,8 @@ macro_rules! args {
     ($($value:expr),* $(,)?) => { vec![$(bytemuck::bytes_of(&$value).to_vec()),*] };
 }
 pub(crate) use args;
+
+/// A module of these kernels.
+pub fn module(kernels: &str) -> String {
+    format!(".version 9.0\n.target sm_80\n.address_size 64\n{kernels}")
+}

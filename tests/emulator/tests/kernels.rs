@@ -288,8 +288,8 @@ fn words() {
         let bytes = both.to_le_bytes();
         let permuted = u32::from_le_bytes([bytes[1], bytes[6], bytes[4], bytes[2]]);
         let shifted = (both << 9 >> 32) as u32;
-        let high = (u64::from(x) * u64::from(y) >> 32) as u32;
-        let signed = (i64::from(x as i32) * i64::from(y as i32) >> 32) as u32;
+        let high = ((u64::from(x) * u64::from(y)) >> 32) as u32;
+        let signed = ((i64::from(x as i32) * i64::from(y as i32)) >> 32) as u32;
         let expected = [permuted ^ shifted ^ high, (both % 1_000_003) as u32 ^ signed ^ (both >> 17) as u32];
         assert_eq!(found, expected, "seed {SEED}, {x:#x} {y:#x}");
     }

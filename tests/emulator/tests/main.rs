@@ -3,4 +3,8 @@
 mod bugs;
 mod device;
 mod driver;
+mod instructions;
 mod kernels;
+mod load;
+mod memory;
+mod warps;

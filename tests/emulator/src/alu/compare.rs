@@ -50,18 +50,23 @@ pub const FORMS: &[&[Alu]] = &[
     // The names that end in u are true when an operand is NaN.
     &floats! {
         "eq" |a, b| a == b;
-        "ne" |a, b| a < b || a > b;
+        "ne" |a, b| !unordered(a, b) && a != b;
         "lt" |a, b| a < b;
         "le" |a, b| a <= b;
         "gt" |a, b| a > b;
         "ge" |a, b| a >= b;
-        "equ" |a, b| !(a < b || a > b);
+        "equ" |a, b| unordered(a, b) || a == b;
         "neu" |a, b| a != b;
-        "ltu" |a, b| !(a >= b);
-        "leu" |a, b| !(a > b);
-        "gtu" |a, b| !(a <= b);
-        "geu" |a, b| !(a < b);
-        "num" |a, b| !a.is_nan() && !b.is_nan();
-        "nan" |a, b| a.is_nan() || b.is_nan();
+        "ltu" |a, b| unordered(a, b) || a < b;
+        "leu" |a, b| unordered(a, b) || a <= b;
+        "gtu" |a, b| unordered(a, b) || a > b;
+        "geu" |a, b| unordered(a, b) || a >= b;
+        "num" |a, b| !unordered(a, b);
+        "nan" |a, b| unordered(a, b);
     },
 ];
+
+#[inline(always)]
+fn unordered(a: f32, b: f32) -> bool {
+    a.is_nan() | b.is_nan()
+}

@@ -71,10 +71,10 @@ const OTHER: &[Alu] = &alu! {
     "mul.wide.s32" => |a: i32, b: i32| -> i64 { i64::from(a) * i64::from(b) }
     "mad.wide.u32" => |a: u32, b: u32, c: u64| -> u64 { (u64::from(a) * u64::from(b)).wrapping_add(c) }
     "mad.wide.s32" => |a: i32, b: i32, c: i64| -> i64 { (i64::from(a) * i64::from(b)).wrapping_add(c) }
-    "mul.hi.u32" => |a: u32, b: u32| -> u32 { (u64::from(a) * u64::from(b) >> 32) as u32 }
-    "mul.hi.s32" => |a: i32, b: i32| -> i32 { (i64::from(a) * i64::from(b) >> 32) as i32 }
-    "mul.hi.u64" => |a: u64, b: u64| -> u64 { (u128::from(a) * u128::from(b) >> 64) as u64 }
-    "mul.hi.s64" => |a: i64, b: i64| -> i64 { (i128::from(a) * i128::from(b) >> 64) as i64 }
+    "mul.hi.u32" => |a: u32, b: u32| -> u32 { ((u64::from(a) * u64::from(b)) >> 32) as u32 }
+    "mul.hi.s32" => |a: i32, b: i32| -> i32 { ((i64::from(a) * i64::from(b)) >> 32) as i32 }
+    "mul.hi.u64" => |a: u64, b: u64| -> u64 { ((u128::from(a) * u128::from(b)) >> 64) as u64 }
+    "mul.hi.s64" => |a: i64, b: i64| -> i64 { ((i128::from(a) * i128::from(b)) >> 64) as i64 }
     "neg.s16" => |a: i16| -> i16 { a.wrapping_neg() }
     "neg.s32" => |a: i32| -> i32 { a.wrapping_neg() }
     "neg.s64" => |a: i64| -> i64 { a.wrapping_neg() }
@@ -116,7 +116,7 @@ const FIELDS: &[Alu] = &alu! {
     // Past the top the field repeats the sign: that of the field's last bit, or of bit 31.
     "bfe.s32" => |a: i32, position: u32, length: u32| -> i32 {
         let (position, length) = (position & 255, length & 255);
-        let unused = 64 - length.min(32).max(1);
+        let unused = 64 - length.clamp(1, 32);
         let field = (i64::from(a) >> position.min(63)) << unused >> unused;
         if length == 0 { 0 } else { field as i32 }
     }

@@ -17,7 +17,7 @@ use crate::ptx::Width;
 ///
 /// # Safety
 /// A function from [`Alu::wide`] needs a CPU with AVX2 and FMA.
-pub type AluFn = unsafe fn(&mut Registers, [u16; 4], u32);
+pub type AluFn = unsafe fn(&mut Registers, [u16; 5], u32);
 
 /// A supported form.
 pub struct Alu {
@@ -49,14 +49,14 @@ macro_rules! alu {
             destination: <$out as crate::alu::lane::Lane>::WIDTH,
             sources: &[$(<$ty as crate::alu::lane::Lane>::WIDTH),+],
             plain: {
-                fn run(registers: &mut crate::alu::Registers, slots: [u16; 4], mask: u32) {
+                fn run(registers: &mut crate::alu::Registers, slots: [u16; 5], mask: u32) {
                     crate::alu::lane::apply!(registers, slots, mask, |$($arg: $ty),+| -> $out $body);
                 }
                 run
             },
             wide: {
                 #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx2,fma,popcnt,lzcnt"))]
-                fn run(registers: &mut crate::alu::Registers, slots: [u16; 4], mask: u32) {
+                fn run(registers: &mut crate::alu::Registers, slots: [u16; 5], mask: u32) {
                     crate::alu::lane::apply!(registers, slots, mask, |$($arg: $ty),+| -> $out $body);
                 }
                 run

@@ -13,7 +13,7 @@ pub struct Inst {
 }
 
 pub enum Kind {
-    Alu { run: AluFn, slots: [u16; 4] },
+    Alu { run: AluFn, slots: [u16; 5] },
     Load(Access),
     Store(Access),
     Atomic(Atomic),

@@ -116,7 +116,7 @@ impl Decoder {
         if sources.len() != alu.sources.len() {
             return Err(format!("{form} takes {} sources, found {}", alu.sources.len(), sources.len()));
         }
-        let mut slots = [0; 4];
+        let mut slots = [0; 5];
         slots[0] = register(destination, alu.destination)?.slot;
         for ((source, width), slot) in sources.iter().zip(alu.sources).zip(&mut slots[1..]) {
             // A conversion may read the low part of a wider register.
@@ -136,7 +136,7 @@ impl Decoder {
     fn low_word(&mut self, wide: u16) -> Result<u16, Refusal> {
         let slot = next_slot(&mut self.layout.narrow)?;
         let run = alu::lookup("cvt.u32.u64").expect("a form of the table").run();
-        self.insts.push(Inst { kind: Kind::Alu { run, slots: [slot, wide, 0, 0] }, guard: self.always, negate: 0 });
+        self.insts.push(Inst { kind: Kind::Alu { run, slots: [slot, wide, 0, 0, 0] }, guard: self.always, negate: 0 });
         Ok(slot)
     }
 
@@ -155,14 +155,15 @@ impl Decoder {
                     self.source(&parts[0], half)?,
                     self.source(&parts[1], half)?,
                     0,
+                    0,
                 ];
                 Ok(Kind::Alu { run: entry("pack")?, slots })
             }
             [Operand::Vector(parts), source] if parts.len() == 2 => {
                 let source = self.source(source, whole)?;
-                let low = Kind::Alu { run: entry("low")?, slots: [register(&parts[0], half)?.slot, source, 0, 0] };
+                let low = Kind::Alu { run: entry("low")?, slots: [register(&parts[0], half)?.slot, source, 0, 0, 0] };
                 self.insts.push(Inst { kind: low, guard: self.always, negate: 0 });
-                Ok(Kind::Alu { run: entry("high")?, slots: [register(&parts[1], half)?.slot, source, 0, 0] })
+                Ok(Kind::Alu { run: entry("high")?, slots: [register(&parts[1], half)?.slot, source, 0, 0, 0] })
             }
             _ => Err(unknown(op)),
         }

@@ -13,6 +13,10 @@ use crate::fault::FaultKind;
 impl Warp {
     /// Whether all of the warp is at the barrier now; otherwise the lanes wait.
     pub fn arrive(&mut self, code: &Code, pc: u32, active: u32) -> bool {
+        if active == self.live {
+            self.park(active, pc + 1);
+            return true;
+        }
         let here = active | self.at(self.waiting, pc);
         self.end_returning(code, !here);
         self.park(active, pc);

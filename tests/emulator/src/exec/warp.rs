@@ -1,5 +1,6 @@
 //! One warp: its registers, its lanes' places in the code, and the loop that runs them.
 
+use super::transfer::each;
 use super::{Context, Raised, lanes};
 use crate::alu::{LANES, Registers};
 use crate::decode::{Barrier, Code, Kind, Special};
@@ -179,7 +180,11 @@ impl Warp {
 
     /// The lowest instruction of the runnable lanes, the lanes at it, and the next one that others are at.
     fn lowest(&self, runnable: u32) -> (u32, u32, u32) {
-        let pc = lanes(runnable).map(|lane| self.pcs[lane]).min().unwrap_or(0);
+        let first = self.pcs[runnable.trailing_zeros() as usize % LANES];
+        if self.at(runnable, first) == runnable {
+            return (first, runnable, u32::MAX);
+        }
+        let pc = lanes(runnable).map(|lane| self.pcs[lane]).min().unwrap_or(first);
         let active = self.at(runnable, pc);
         let limit = lanes(runnable & !active).map(|lane| self.pcs[lane]).min().unwrap_or(u32::MAX);
         (pc, active, limit)
@@ -191,7 +196,7 @@ impl Warp {
     }
 
     pub fn park(&mut self, mask: u32, pc: u32) {
-        lanes(mask).for_each(|lane| self.pcs[lane] = pc);
+        each(mask, |lane| self.pcs[lane] = pc);
     }
 }
 

@@ -1,9 +1,13 @@
 //! PTX text to statements: names resolved, labels turned into statement numbers, nothing else interpreted.
 
+mod ast;
+mod cursor;
+mod declare;
 mod lex;
 mod parse;
 
-pub use parse::{Entry, Operand, Param, Reg, Statement, Symbol, Width, parse};
+pub use ast::{Entry, Operand, Param, Reg, Statement, Symbol, Width};
+pub use parse::parse;
 
 /// Why a text was refused, and on which line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
