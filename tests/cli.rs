@@ -4,6 +4,7 @@ mod commands;
 mod cuda;
 mod failures;
 mod predict;
+mod preflight;
 
 use std::ffi::OsStr;
 use std::io::Write;

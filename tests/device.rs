@@ -52,7 +52,8 @@ pub fn preload() -> Option<PathBuf> {
     is_emulated().then(library)
 }
 
-fn library() -> PathBuf {
+/// The emulated driver's library.
+pub fn library() -> PathBuf {
     match std::env::var_os("ALEXNET_TEST_ROOT") {
         Some(root) => PathBuf::from(root).join("libcuemu.so"),
         None => cuemu::driver::library::library_path(),

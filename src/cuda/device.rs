@@ -1,7 +1,6 @@
 //! Preflight: every reason why a CUDA device cannot be used, found before a call that would panic or fail obscurely.
 
 use std::fmt;
-use std::panic;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, DriverError, result, sys};
@@ -13,6 +12,35 @@ use crate::{Error, Result};
 const MIN_DRIVER_API: i32 = 12_000;
 /// Compute capability that the kernels' PTX needs.
 const MIN_COMPUTE: (i32, i32) = (8, 0);
+
+/// Every function of the driver that is called, all of them in CUDA 12.0. cudarc looks a function up when it is first
+/// called and panics where it is missing, so that all are looked up here first.
+const FUNCTIONS: [&str; 24] = [
+    "cuCtxGetCurrent",
+    "cuCtxSetCurrent",
+    "cuCtxSynchronize",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuDeviceGetCount",
+    "cuDeviceGetName",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuDevicePrimaryCtxRetain",
+    "cuDriverGetVersion",
+    "cuGetErrorString",
+    "cuInit",
+    "cuLaunchKernel",
+    "cuMemAllocAsync",
+    "cuMemFreeAsync",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemsetD8Async",
+    "cuModuleGetFunction",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
+    "cuStreamSynchronize",
+];
 
 /// A CUDA device that this crate can use.
 pub struct CudaDevice {
@@ -28,14 +56,51 @@ impl CudaDevice {
     /// [`Error::Device`] saying what was found, what is needed and what to do: no driver, the toolkit's stub, a driver that
     /// is too old, no such device, one without the kernels' instructions.
     pub fn open(ordinal: usize) -> Result<Self> {
-        // cudarc looks symbols up when they are first called and panics where one is missing: in a driver older than any
-        // that is supported, or in a library that has only the name.
-        panic::catch_unwind(|| checked(ordinal)).unwrap_or_else(|_| {
-            Err(Error::Device(
-                "the CUDA driver lacks functions of CUDA 12.0: install NVIDIA driver 525 or later, or say --device cpu"
-                    .into(),
-            ))
-        })
+        // SAFETY: opens and closes the driver library, whose initialisers are sound to run at any time.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(Error::Device(
+                "no CUDA driver: found no libcuda.so.1; install NVIDIA driver 525 or later, or say --device cpu".into(),
+            ));
+        }
+        // SAFETY: the library is there, by the check above; the addresses are looked up and not used.
+        let is_missing = |name: &&&str| unsafe { sys::culib().get::<*const ()>(name.as_bytes()).is_err() };
+        if let Some(missing) = FUNCTIONS.iter().find(is_missing) {
+            return Err(Error::Device(format!(
+                "the CUDA driver is too old, or no driver: found no {missing} in it, needed the functions of CUDA 12.0 (NVIDIA \
+                 driver 525) or later; update it, or say --device cpu"
+            )));
+        }
+        // Before cuInit, which an old driver may refuse for other reasons.
+        let api = driver_api()?;
+        if api < MIN_DRIVER_API {
+            return Err(Error::Device(format!(
+                "the CUDA driver is too old: found CUDA {}.{}, needed 12.0 (NVIDIA driver 525) or later; update it, or say \
+                 --device cpu",
+                api / 1000,
+                api % 1000 / 10
+            )));
+        }
+        result::init().map_err(no_device)?;
+        let count = result::device::get_count().map_err(no_device)?;
+        if ordinal >= count as usize {
+            return Err(Error::Device(format!(
+                "no CUDA device {ordinal}: found {count}, numbered from 0; check --device and CUDA_VISIBLE_DEVICES"
+            )));
+        }
+        let context = CudaContext::new(ordinal).map_err(|e| failed(&format!("opening cuda:{ordinal}"), e))?;
+        let about = |e| failed(&format!("asking about cuda:{ordinal}"), e);
+        let name = context.name().map_err(about)?;
+        let compute = context.compute_capability().map_err(about)?;
+        if compute < MIN_COMPUTE {
+            return Err(Error::Device(format!(
+                "cuda:{ordinal} ({name}) has compute capability {}.{}, needed 8.0 (A100, RTX 30) or later; say --device cpu",
+                compute.0, compute.1
+            )));
+        }
+        // One stream runs everything in order, so buffers need no events of their own.
+        // SAFETY: no allocation exists yet, and memory of this context is only ever used on the one stream of its backend.
+        unsafe { context.disable_event_tracking() };
+        Ok(CudaDevice { context, ordinal, name })
     }
 
     pub(super) fn context(&self) -> &Arc<CudaContext> {
@@ -49,51 +114,11 @@ impl fmt::Display for CudaDevice {
     }
 }
 
-fn checked(ordinal: usize) -> Result<CudaDevice> {
-    // SAFETY: opens and closes the driver library, whose initialisers are sound to run at any time.
-    if !unsafe { sys::is_culib_present() } {
-        return Err(Error::Device(
-            "no CUDA driver: found no libcuda.so.1; install NVIDIA driver 525 or later, or say --device cpu".into(),
-        ));
-    }
-    // Before cuInit, which an old driver may refuse for other reasons.
-    let api = driver_api()?;
-    if api < MIN_DRIVER_API {
-        return Err(Error::Device(format!(
-            "the CUDA driver is too old: found CUDA {}.{}, needed 12.0 (NVIDIA driver 525) or later; update it, or say \
-             --device cpu",
-            api / 1000,
-            api % 1000 / 10
-        )));
-    }
-    result::init().map_err(no_device)?;
-    let count = result::device::get_count().map_err(no_device)?;
-    if ordinal >= count as usize {
-        return Err(Error::Device(format!(
-            "no CUDA device {ordinal}: found {count}, numbered from 0; check --device and CUDA_VISIBLE_DEVICES"
-        )));
-    }
-    let context = CudaContext::new(ordinal).map_err(|e| failed(&format!("opening cuda:{ordinal}"), e))?;
-    let about = |e| failed(&format!("asking about cuda:{ordinal}"), e);
-    let name = context.name().map_err(about)?;
-    let compute = context.compute_capability().map_err(about)?;
-    if compute < MIN_COMPUTE {
-        return Err(Error::Device(format!(
-            "cuda:{ordinal} ({name}) has compute capability {}.{}, needed 8.0 (A100, RTX 30) or later; say --device cpu",
-            compute.0, compute.1
-        )));
-    }
-    // One stream runs everything in order, so buffers need no events of their own.
-    // SAFETY: no allocation exists yet, and memory of this context is only ever used on the one stream of its backend.
-    unsafe { context.disable_event_tracking() };
-    Ok(CudaDevice { context, ordinal, name })
-}
-
 fn driver_api() -> Result<i32> {
     let mut version = 0;
     // SAFETY: writes one int to a valid pointer.
     let result = unsafe { sys::cuDriverGetVersion(&mut version) };
-    result.result().map_err(|e| failed("asking for the driver's version", e))?;
+    result.result().map_err(no_device)?;
     Ok(version)
 }
 
