@@ -77,12 +77,12 @@ fn nmse(found: &[f32], expected: &[f64]) -> f64 {
     if error == 0.0 { 0.0 } else { error / scale }
 }
 
-fn case(name: &'static str, op: Op, input: Shape, output: Shape) -> Case {
+pub fn case(name: &'static str, op: Op, input: Shape, output: Shape) -> Case {
     Case { variant: "random", name, op, input, output }
 }
 
 /// A convolution of random shape whose every output exists.
-fn random_conv(rng: &mut impl Rng) -> Case {
+pub fn random_conv(rng: &mut impl Rng) -> Case {
     let conv = Conv {
         groups: rng.random_range(1..=3),
         out_channels: 0, // the width is the output shape's
@@ -99,7 +99,7 @@ fn random_conv(rng: &mut impl Rng) -> Case {
     case("conv", Op::Conv(conv), input, output)
 }
 
-fn random_linear(rng: &mut impl Rng) -> Case {
+pub fn random_linear(rng: &mut impl Rng) -> Case {
     let side = rng.random_range(1..=6);
     let input = Shape { h: side, w: side, c: rng.random_range(1..=40) };
     let output = Shape { h: 1, w: 1, c: rng.random_range(1..=100) };
@@ -151,7 +151,7 @@ fn max_pools_of_random_shapes_are_exact(on: Device) {
     check(on, random_pool, 1.0, 0.0);
 }
 
-fn random_pool(rng: &mut ChaCha8Rng) -> Case {
+pub fn random_pool(rng: &mut ChaCha8Rng) -> Case {
     let pool = Pool { kernel: rng.random_range(1..=4), stride: rng.random_range(1..=4) };
     let count = |size: usize| (size - pool.kernel) / pool.stride + 1;
     let mut side = || rng.random_range(pool.kernel..=pool.kernel + 12);

@@ -5,6 +5,7 @@ mod cli;
 mod device;
 mod dropout;
 mod golden;
+mod guards;
 mod images;
 mod input;
 mod kernels;

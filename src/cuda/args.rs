@@ -21,7 +21,7 @@ macro_rules! kernel_args {
         #[repr(C)]
         #[derive(Debug, Clone, Copy, PartialEq)]
         pub struct $name {
-            $(pub $field: $type,)*
+            $(#[allow(missing_docs)] pub $field: $type,)*
         }
         const _: () = assert!(offset_of!($name, $last) == $offset && size_of::<$name>() == $size);
         const _: () = assert!($(size_of::<$type>() +)* 0 == $size, "the struct has padding");

@@ -3,13 +3,27 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaFunction, CudaStream, result};
+use cudarc::driver::{CudaFunction, CudaStream, result};
 use cudarc::nvrtc::Ptx;
 
-use super::args::KernelArgs;
-use super::failed;
-use super::select::{Kernel, Launch};
+use super::args::{ConvArgs, DevicePtr, DropoutArgs, KernelArgs, LrnArgs, PoolArgs, PreprocessArgs};
+use super::select::{Kernel, Launch, select};
+use super::{CudaDevice, failed};
 use crate::Result;
+use crate::plan::{Step, StepKind};
+
+/// Device addresses of a step's operands; `filter` and `bias` matter where it has weights.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    /// Input activations, NHWC.
+    pub source: DevicePtr,
+    /// Output activations, NHWC.
+    pub target: DevicePtr,
+    /// (K, R, S, C / groups).
+    pub filter: DevicePtr,
+    /// (K).
+    pub bias: DevicePtr,
+}
 
 /// The loaded kernels and the stream they run on.
 pub struct Launcher {
@@ -19,11 +33,12 @@ pub struct Launcher {
 }
 
 impl Launcher {
-    /// Loads every kernel into `context` and makes a stream.
+    /// Loads every kernel onto `device` and makes a stream.
     ///
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) where the driver refuses a module.
-    pub fn new(context: &Arc<CudaContext>) -> Result<Self> {
+    pub fn new(device: &CudaDevice) -> Result<Self> {
+        let context = device.context();
         let stream = context.new_stream().map_err(|e| failed("making a stream", e))?;
         let functions = Kernel::ALL.map(|kernel| {
             let doing = format!("loading {}", kernel.name());
@@ -36,6 +51,45 @@ impl Launcher {
     /// The stream that everything runs on, in order.
     pub fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
+    }
+
+    /// Starts the kernel of `step` over `images` images and returns at once. `seed` matters to dropout alone.
+    ///
+    /// # Safety
+    /// The addresses are of memory on this stream's device that stays allocated until the stream has run the kernel:
+    /// `source` and `target` with room for `images` inputs and outputs of the step, neither overlapping the other, `filter`
+    /// (K, R, S, C / groups) and `bias` (K) where the step has weights. The step's windows lie within its input plus
+    /// padding, and a buffer's elements fit 32 bits.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) naming the kernel.
+    pub unsafe fn launch_step(&self, step: &Step, images: usize, seed: u64, addresses: Addresses) -> Result<()> {
+        let launch = select(step, images);
+        let Addresses { source, target, filter, bias } = addresses;
+        // SAFETY (all launches): select() gives each kind of step its kernel, whose args are built here; the rest is the
+        // caller's promise.
+        unsafe {
+            match step.kind {
+                StepKind::Preprocess(preprocess) => {
+                    self.launch(&launch, PreprocessArgs::new(&preprocess, step.output, images, source, target))
+                }
+                StepKind::Conv { conv, relu, .. } => {
+                    self.launch(&launch, ConvArgs::conv(&conv, step, images, relu, [source, filter, bias, target]))
+                }
+                StepKind::Linear { relu, .. } => {
+                    self.launch(&launch, ConvArgs::linear(step, images, relu, [source, filter, bias, target]))
+                }
+                StepKind::Lrn(lrn) => self.launch(&launch, LrnArgs::new(&lrn, step.output, images, source, target)),
+                StepKind::MaxPool(pool) => {
+                    self.launch(&launch, PoolArgs::new(step, images, pool.kernel, pool.stride, source, target))
+                }
+                StepKind::AvgPool => self.launch(&launch, PoolArgs::new(step, images, 0, 0, source, target)),
+                StepKind::Dropout { p, layer } => {
+                    let count = images * step.output.len();
+                    self.launch(&launch, DropoutArgs::new(p, layer, seed, count, source, target))
+                }
+            }
+        }
     }
 
     /// Starts a kernel and returns at once.

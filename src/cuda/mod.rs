@@ -1,12 +1,12 @@
 //! The CUDA backend: the kernels in `kernels/`, loaded as PTX, on one stream with buffers that never move.
 //!
-//! `select` and `args` are pure: which kernel a step takes, its grid, and the struct it is given. `device` checks the driver
-//! before anything is called, `launch` is the one place that starts kernels.
+//! [`select`] and [`args`] are pure: which kernel a step takes, its grid, and the struct it is given. [`CudaDevice`] checks the
+//! driver before anything is called, [`Launcher`] is the one place that starts kernels.
 
-mod args;
+pub mod args;
 mod device;
 mod launch;
-mod select;
+pub mod select;
 mod session;
 
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::weights::Weights;
 use crate::{Error, Result};
 
 pub use device::CudaDevice;
-use launch::Launcher;
+pub use launch::{Addresses, Launcher};
 use session::CudaSession;
 
 /// A network's weights on a CUDA device.
@@ -50,7 +50,7 @@ impl CudaBackend {
     /// # Errors
     /// [`Error::Device`] where the driver refuses the kernels or the device lacks memory.
     pub fn new(weights: Weights, device: &CudaDevice) -> Result<Self> {
-        let launcher = Launcher::new(device.context())?;
+        let launcher = Launcher::new(device)?;
         let (network, layers) = weights.into_parts();
         let weighted = network.nodes.iter().filter(|n| n.weight_shape().is_some());
         let upload = |values: &[f32]| to_device(launcher.stream(), values);

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, DevicePtr as _, DeviceRepr, ValidAsZeroBits};
 
-use super::args::{ConvArgs, DevicePtr, DropoutArgs, LrnArgs, PoolArgs, PreprocessArgs, TopKArgs};
+use super::args::{DevicePtr, TopKArgs};
+use super::launch::Addresses;
 use super::{Shared, failed, select};
 use crate::backend::{Activation, Input, Prediction, Score, Session};
 use crate::net::Shape;
@@ -55,38 +56,21 @@ impl CudaSession {
 
     /// Starts the kernel of `step`, whose source is `source`.
     fn start(&self, step: &Step, source: DevicePtr) -> Result<()> {
-        let launch = select::select(step, self.images);
-        let target = self.address(&self.buffers[step.target]);
-        let (images, launcher) = (self.images, &self.shared.launcher);
-        let layer = |weights: usize| &self.shared.layers[weights];
-        // SAFETY (all launches): select() gives each kind of step its kernel, whose args are built here. Source and target
-        // are different buffers of this session, which holds them until it is dropped; dropping frees them in stream
-        // order. Plan::check made sure that buffers have room for the shapes, windows lie within their
-        // inputs and the layers' tensors have the shapes of the steps; the session's batch bounds `images`.
-        unsafe {
-            match step.kind {
-                StepKind::Preprocess(preprocess) => {
-                    launcher.launch(&launch, PreprocessArgs::new(&preprocess, step.output, images, source, target))
-                }
-                StepKind::Conv { conv, weights, relu } => {
-                    let (filter, bias) = (self.address(&layer(weights).filter), self.address(&layer(weights).bias));
-                    launcher.launch(&launch, ConvArgs::conv(&conv, step, images, relu, [source, filter, bias, target]))
-                }
-                StepKind::Linear { weights, relu } => {
-                    let (filter, bias) = (self.address(&layer(weights).filter), self.address(&layer(weights).bias));
-                    launcher.launch(&launch, ConvArgs::linear(step, images, relu, [source, filter, bias, target]))
-                }
-                StepKind::Lrn(lrn) => launcher.launch(&launch, LrnArgs::new(&lrn, step.output, images, source, target)),
-                StepKind::MaxPool(pool) => {
-                    launcher.launch(&launch, PoolArgs::new(step, images, pool.kernel, pool.stride, source, target))
-                }
-                StepKind::AvgPool => launcher.launch(&launch, PoolArgs::new(step, images, 0, 0, source, target)),
-                StepKind::Dropout { p, layer } => {
-                    let count = images * step.output.len();
-                    launcher.launch(&launch, DropoutArgs::new(p, layer, self.seed, count, source, target))
-                }
-            }
-        }
+        let layer = match step.kind {
+            StepKind::Conv { weights, .. } | StepKind::Linear { weights, .. } => Some(&self.shared.layers[weights]),
+            _ => None,
+        };
+        let addresses = Addresses {
+            source,
+            target: self.address(&self.buffers[step.target]),
+            filter: layer.map_or(0, |layer| self.address(&layer.filter)),
+            bias: layer.map_or(0, |layer| self.address(&layer.bias)),
+        };
+        // SAFETY: source and target are different buffers of this session, which holds them until it is dropped; dropping
+        // frees them in stream order, as it does the layers. Plan::check made sure that buffers have room for the step's
+        // shapes, windows lie within their inputs and the layer's tensors have the step's shapes; the session's batch
+        // bounds `images`, and its size was checked to fit 32 bits.
+        unsafe { self.shared.launcher.launch_step(step, self.images, self.seed, addresses) }
     }
 
     /// Copies `slice` up to `len` to the host, and waits for it and everything before it.

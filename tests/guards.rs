@@ -1,0 +1,195 @@
+//! CUDA kernels on guarded memory: 4 KiB of canaries around every operand stay as they were, and every element of an output
+//! that begins as NaN is written. The emulated device finds such faults by itself; a real one needs this.
+
+use std::sync::Arc;
+
+use alexnet::cuda::args::TopKArgs;
+use alexnet::cuda::{Addresses, Launcher, select};
+use alexnet::net::{Lrn, LrnScope, Op, Shape};
+use alexnet::plan::{Plan, StepKind};
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::cases::{Case, uniform};
+use crate::device;
+use crate::kernels::{case, random_conv, random_linear, random_pool};
+
+/// Canaries on each side, in f32 elements: 4 KiB.
+const GUARD: usize = 1024;
+/// A NaN that no arithmetic gives.
+const CANARY: u32 = 0x7fc0_dead;
+
+/// Values between canaries on the device.
+struct Guarded {
+    name: &'static str,
+    slice: CudaSlice<f32>,
+    stream: Arc<CudaStream>,
+    len: usize,
+}
+
+impl Guarded {
+    fn new(launcher: &Launcher, name: &'static str, values: &[f32]) -> Self {
+        let stream = Arc::clone(launcher.stream());
+        let guard = [f32::from_bits(CANARY); GUARD];
+        let slice = stream.clone_htod(&[&guard[..], values, &guard[..]].concat()).unwrap();
+        Guarded { name, slice, stream, len: values.len() }
+    }
+
+    fn address(&self) -> u64 {
+        self.slice.device_ptr(&self.stream).0 + (GUARD * size_of::<f32>()) as u64
+    }
+
+    /// The values, after the canaries were found whole.
+    fn checked(&self, what: &str) -> Vec<f32> {
+        let all = self.stream.clone_dtoh(&self.slice).unwrap();
+        let (before, rest) = all.split_at(GUARD);
+        let (values, after) = rest.split_at(self.len);
+        for (side, guard) in [("before", before), ("after", after)] {
+            let broken = guard.iter().position(|v| v.to_bits() != CANARY);
+            assert_eq!(broken, None, "{what}: something wrote {side} the {}", self.name);
+        }
+        values.to_vec()
+    }
+}
+
+/// Runs the one step of `case` on guarded memory.
+fn check(launcher: &Launcher, seed: u64, case: &Case, rng: &mut impl Rng) {
+    let images = rng.random_range(1..=5);
+    let weights = case.weights(false, || uniform(rng));
+    let plan = Plan::train(weights.network(), images, &[]).unwrap();
+    let step = plan.steps.last().unwrap();
+    let mut values = |count: usize| -> Vec<f32> { (0..count).map(|_| uniform(rng)).collect() };
+    let (filter, bias) = match weights.layers().first() {
+        Some(layer) => (values(layer.weight.len()), values(layer.bias.len())),
+        None => (vec![], vec![]),
+    };
+    let input = values(images * step.input.len());
+    let source = Guarded::new(launcher, "input", &input);
+    let target = Guarded::new(launcher, "output", &vec![f32::NAN; images * step.output.len()]);
+    let (filter, bias) = (Guarded::new(launcher, "filter", &filter), Guarded::new(launcher, "bias", &bias));
+    let addresses = Addresses {
+        source: source.address(),
+        target: target.address(),
+        filter: filter.address(),
+        bias: bias.address(),
+    };
+    // SAFETY: the operands hold what the step's shapes say, as just made, and live until their results are downloaded.
+    unsafe { launcher.launch_step(step, images, seed, addresses).unwrap() };
+    let what = format!("seed {seed}, {images} images, {case:?}");
+    let output = target.checked(&what);
+    assert!(output.iter().all(|v| v.is_finite()), "{what}: an output was not written");
+    assert!(source.checked(&what) == input, "{what}: the input was written to");
+    filter.checked(&what);
+    bias.checked(&what);
+}
+
+#[test]
+fn operands_are_read_and_written_within_bounds() {
+    let launcher = Launcher::new(device::cuda()).unwrap();
+    for seed in 0..60 {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let shape = Shape { h: rng.random_range(1..=9), w: rng.random_range(1..=9), c: 2 * rng.random_range(1..=20) };
+        let lrn = Lrn { size: 5, alpha: 1e-4, beta: 0.75, k: 2.0, scope: LrnScope::Tower };
+        let pooled = Shape { h: 6, w: 6, c: shape.c };
+        let cases = [
+            random_conv(&mut rng),
+            random_linear(&mut rng),
+            random_pool(&mut rng),
+            case("lrn", Op::Lrn(lrn), shape, shape),
+            case("dropout", Op::Dropout { p: 0.5 }, shape, shape),
+            case("avgpool", Op::AdaptiveAvgPool { output: 6 }, shape, pooled),
+        ];
+        for case in
+            cases.iter().filter(|case| !matches!(case.op, Op::AdaptiveAvgPool { .. }) || case.input != case.output)
+        {
+            check(&launcher, seed, case, &mut rng);
+        }
+    }
+}
+
+#[test]
+fn pixels_are_read_within_bounds() {
+    let launcher = Launcher::new(device::cuda()).unwrap();
+    for seed in 0..20 {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let shape = Shape { h: rng.random_range(1..=20), w: rng.random_range(1..=20), c: 3 };
+        let preprocess = alexnet::net::VARIANTS[4].preprocess;
+        let step = alexnet::plan::Step {
+            layers: vec!["input"],
+            kind: StepKind::Preprocess(preprocess),
+            input: shape,
+            output: shape,
+            source: None,
+            target: 0,
+            kept: false,
+        };
+        let pixels: Vec<u8> = (0..shape.len()).map(|_| rng.random()).collect();
+        let stream = launcher.stream();
+        // Exactly as long as the pixels: a read past their end is found by the device or its tools.
+        let source = stream.clone_htod(&pixels).unwrap();
+        let target = Guarded::new(&launcher, "output", &vec![f32::NAN; shape.len()]);
+        let addresses = Addresses { source: source.device_ptr(stream).0, target: target.address(), filter: 0, bias: 0 };
+        // SAFETY: source and target hold one image of `shape` and live until the output is downloaded.
+        unsafe { launcher.launch_step(&step, 1, 0, addresses).unwrap() };
+        let output = target.checked(&format!("seed {seed}, {shape}"));
+        for (index, value) in output.iter().enumerate() {
+            let channel = index % 3;
+            let pixel = pixels[index - channel + preprocess.source(channel)];
+            assert_eq!(value.to_bits(), preprocess.apply(pixel, channel).to_bits(), "seed {seed}, element {index}");
+        }
+    }
+}
+
+#[test]
+fn best_classes_are_written_within_bounds() {
+    let launcher = Launcher::new(device::cuda()).unwrap();
+    for seed in 0..40 {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let (n, classes) = (rng.random_range(1..=5), rng.random_range(1..=700usize));
+        let k = rng.random_range(1..=classes.min(12));
+        let probabilities = rng.random();
+        // Many ties, and now and then a NaN or an infinity.
+        let logit = |rng: &mut ChaCha8Rng| match rng.random_range(0..200) {
+            0 => f32::NAN,
+            1 => f32::NEG_INFINITY,
+            _ => rng.random_range(-8i8..=8) as f32,
+        };
+        let values: Vec<f32> = (0..n * classes).map(|_| logit(&mut rng)).collect();
+        let logits = Guarded::new(&launcher, "logits", &values);
+        let indices = Guarded::new(&launcher, "indices", &vec![f32::NAN; n * k]);
+        let scores = Guarded::new(&launcher, "scores", &vec![f32::NAN; n * k]);
+        let args = TopKArgs {
+            logits: logits.address(),
+            indices: indices.address(),
+            scores: scores.address(),
+            n: n as i32,
+            classes: classes as i32,
+            k: k as i32,
+            probabilities: i32::from(probabilities),
+        };
+        // SAFETY: the operands have n * classes, n * k and n * k elements of 4 bytes and live until they are downloaded.
+        unsafe { launcher.launch(&select::top_k(n), args).unwrap() };
+        let what = format!("seed {seed}, {n} x {classes}, k {k}, probabilities {probabilities}");
+        let found: Vec<usize> = indices.checked(&what).iter().map(|v| v.to_bits() as usize).collect();
+        let scores = scores.checked(&what);
+        for image in 0..n {
+            let logits = &values[image * classes..][..classes];
+            let key = |i: usize| if logits[i].is_nan() { f32::NEG_INFINITY } else { logits[i] };
+            let mut order: Vec<usize> = (0..classes).collect();
+            order.sort_by(|&a, &b| key(b).total_cmp(&key(a)).then(a.cmp(&b)));
+            assert_eq!(found[image * k..][..k], order[..k], "{what}, image {image}");
+            let maximum = f64::from(key(order[0]));
+            let sum: f64 = logits.iter().map(|&l| (f64::from(l) - maximum).exp()).sum();
+            for (rank, score) in scores[image * k..][..k].iter().enumerate() {
+                let logit = f64::from(logits[order[rank]]);
+                let expected = if probabilities { (logit - maximum).exp() / sum } else { logit };
+                let close = (f64::from(*score) - expected).abs() <= 1e-6 * expected.abs().max(1e-30);
+                assert!(
+                    close || (score.is_nan() && expected.is_nan()) || f64::from(*score) == expected,
+                    "{what}: {score} {expected}"
+                );
+            }
+        }
+    }
+}
