@@ -11,6 +11,10 @@ pub use crate::ptx::LoadError;
 
 /// Static shared memory that a block can have, in bytes.
 const MAX_STATIC_SHARED: u32 = 48 << 10;
+/// Local memory that a thread can have, in bytes.
+const MAX_LOCAL: u32 = 512 << 10;
+/// Parameters that a kernel can have, in bytes.
+const MAX_PARAMS: u32 = 32764;
 /// Registers that a thread can have.
 const MAX_REGISTERS: u32 = 255;
 
@@ -53,11 +57,16 @@ impl Module {
         let (constants, bytes) = (Arc::new(constants), program.constants.len() as u32);
         let mut kernels = HashMap::new();
         for entry in &program.entries {
-            let code = decode(entry, &lines, &constants, bytes)?;
-            if entry.shared_bytes > MAX_STATIC_SHARED {
-                let message = format!("{} bytes of static shared memory, {MAX_STATIC_SHARED} fit", entry.shared_bytes);
-                return Err(LoadError::new(entry.line, message));
+            for (what, bytes, most) in [
+                ("static shared memory", entry.shared_bytes, MAX_STATIC_SHARED),
+                ("local memory", entry.local_bytes, MAX_LOCAL),
+                ("parameters", entry.params.last().map_or(0, |last| last.offset + last.size), MAX_PARAMS),
+            ] {
+                if bytes > most {
+                    return Err(LoadError::new(entry.line, format!("{bytes} bytes of {what}, {most} are possible")));
+                }
             }
+            let code = decode(entry, &lines, &constants, bytes)?;
             if kernels.insert(entry.name.to_string(), Kernel::new(entry, code)).is_some() {
                 return Err(LoadError::new(entry.line, format!("kernel {} is declared twice", entry.name)));
             }

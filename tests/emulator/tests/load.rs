@@ -77,6 +77,8 @@ fn refusals_name_the_line() {
         (".target sm_80\n.address_size 32".into(), "64 is supported"),
         (".target x".into(), "unknown target x"),
         (kernel(".shared .b8 x[49153];"), "static shared memory"),
+        (kernel(".local .b8 x[4294967280];"), "local memory"),
+        (module(".visible .entry big(.param .b8 x[40000]) { ret; }"), "bytes of parameters"),
         (kernel("{"), "ends early"),
         (format!("{}\n{}", kernel(""), kernel("").split_once("64\n").unwrap().1), "declared twice"),
     ] {

@@ -132,6 +132,100 @@ $far:
 }
 
 #[test]
+fn branches_join_at_once() {
+    // Two ways of different length: the rest runs once, with all lanes.
+    let text = "
+    setp.lt.u32 %p1, %r1, 20;
+    @%p1 bra $short;
+    add.s32 %r2, %r2, 1;
+    add.s32 %r2, %r2, 1;
+    bra.uni $join;
+$short:
+    add.s32 %r2, %r2, 5;
+$join:
+    @%p1 activemask.b32 %r4;
+    activemask.b32 %r3;";
+    assert_eq!(run(text, &[0; 32]).unwrap(), [u32::MAX; 32]);
+    let device = Device::new(&body(text));
+    let counters = device.run("run", [1; 3], [32, 1, 1], 0, args![device.put(&[0u32; 32]), device.room::<u32>(32)]);
+    assert_eq!(counters.unwrap().warp_instructions, 8 + 2 + 3 + 1 + 4);
+}
+
+#[test]
+fn a_vote_goes_on_when_the_missing_lane_has_returned() {
+    // Lanes 0 and 1 wait for lane 4, which is at its return when lanes 2 and 3 come to wait for it too.
+    let text = "
+    setp.gt.u32 %p1, %r1, 4;
+    @%p1 bra $gone;
+    setp.eq.u32 %p2, %r1, 0;
+    setp.lt.u32 %p1, %r1, 2;
+    @!%p1 bra $others;
+    vote.sync.ballot.b32 %r3, %p2, 19;
+    bra.uni $end;
+$others:
+    setp.lt.u32 %p1, %r1, 4;
+    @%p1 bra $second;
+    mov.u32 %r4, 0;
+    bra.uni $gone;
+$second:
+    vote.sync.ballot.b32 %r3, %p1, 28;
+    bra.uni $end;
+$gone:
+    ret;";
+    let device = Device::new(&body(text));
+    let output = device.put(&[7u32; 32]);
+    device.run("run", [1; 3], [32, 1, 1], 0, args![device.put(&[0u32; 32]), output]).unwrap();
+    assert_eq!(device.get::<u32>(output, 6), [1, 1, 12, 12, 7, 7]);
+}
+
+#[test]
+fn shared_memory_is_unwritten_in_every_block() {
+    let device = Device::new(&module(
+        ".visible .entry run()
+{
+    .reg .pred %p<2>;
+    .reg .b32 %r<4>;
+    .shared .align 4 .u32 word;
+    mov.u32 %r1, %ctaid.x;
+    and.b32 %r2, %r1, 1;
+    setp.ne.u32 %p1, %r2, 0;
+    @!%p1 st.shared.u32 [word], %r1;
+    ld.shared.u32 %r3, [word];
+    ret;
+}",
+    ));
+    // One thread, so that blocks follow each other in the same memory.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let fault = pool.install(|| device.run("run", [64, 1, 1], [1; 3], 0, args![])).unwrap_err();
+    assert_eq!((fault.kind, fault.block), (FaultKind::UninitialisedShared, [1, 0, 0]));
+}
+
+#[test]
+fn dynamic_shared_memory_follows_the_static() {
+    let device = Device::new(&module(
+        ".extern .shared .align 16 .b8 rest[];
+.visible .entry run(.param .u64 out, .param .u32 words)
+{
+    .reg .b32 %r<4>;
+    .reg .b64 %d<3>;
+    .shared .align 4 .u32 word;
+    ld.param.u64 %d1, [out];
+    ld.param.u32 %r2, [words];
+    mov.u32 %r1, rest;
+    st.global.u32 [%d1], %r1;
+    mad.lo.u32 %r1, %r2, 4, %r1;
+    st.shared.u32 [%r1+-4], %r2;
+    ret;
+}",
+    ));
+    let output = device.room::<u32>(1);
+    device.run("run", [1; 3], [1; 3], 64, args![output, 16u32]).unwrap();
+    assert_eq!(device.get::<u32>(output, 1), [16]);
+    let fault = device.run("run", [1; 3], [1; 3], 64, args![output, 17u32]).unwrap_err();
+    assert_eq!((fault.kind, fault.address), (FaultKind::OutOfBounds, Some(16 + 64)));
+}
+
+#[test]
 fn exited_lanes_do_not_count_at_a_barrier() {
     let text = "
     setp.gt.u32 %p1, %r1, 40;

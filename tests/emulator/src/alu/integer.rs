@@ -5,14 +5,14 @@ use super::{Alu, alu};
 
 /// Forms that exist for several types.
 macro_rules! arithmetic {
-    ($($ty:ident $name:literal $bits:literal $unsigned:ident)+) => {
+    ($($ty:ident $name:literal $bits:literal)+) => {
         &[$(&alu! {
             concat!("add.", $name) => |a: $ty, b: $ty| -> $ty { a.wrapping_add(b) }
             concat!("sub.", $name) => |a: $ty, b: $ty| -> $ty { a.wrapping_sub(b) }
             concat!("mul.lo.", $name) => |a: $ty, b: $ty| -> $ty { a.wrapping_mul(b) }
             concat!("mad.lo.", $name) => |a: $ty, b: $ty, c: $ty| -> $ty { a.wrapping_mul(b).wrapping_add(c) }
             concat!("div.", $name) => |a: $ty, b: $ty| -> $ty {
-                if b == 0 { $unsigned::MAX as $ty } else { a.wrapping_div(b) }
+                if b == 0 { !0 } else { a.wrapping_div(b) }
             }
             concat!("rem.", $name) => |a: $ty, b: $ty| -> $ty { if b == 0 { a } else { a.wrapping_rem(b) } }
             concat!("min.", $name) => |a: $ty, b: $ty| -> $ty { a.min(b) }
@@ -48,12 +48,12 @@ macro_rules! moves {
 }
 
 pub const FORMS: &[&[Alu]] = arithmetic! {
-    u16 "u16" 16 u16
-    i16 "s16" 16 u16
-    u32 "u32" 32 u32
-    i32 "s32" 32 u32
-    u64 "u64" 64 u64
-    i64 "s64" 64 u64
+    u16 "u16" 16
+    i16 "s16" 16
+    u32 "u32" 32
+    i32 "s32" 32
+    u64 "u64" 64
+    i64 "s64" 64
 };
 
 const LOGIC: [&[Alu]; 3] = logic! { u16 "b16" 16 u32 "b32" 32 u64 "b64" 64 };
@@ -71,6 +71,8 @@ const OTHER: &[Alu] = &alu! {
     "mul.wide.s32" => |a: i32, b: i32| -> i64 { i64::from(a) * i64::from(b) }
     "mad.wide.u32" => |a: u32, b: u32, c: u64| -> u64 { (u64::from(a) * u64::from(b)).wrapping_add(c) }
     "mad.wide.s32" => |a: i32, b: i32, c: i64| -> i64 { (i64::from(a) * i64::from(b)).wrapping_add(c) }
+    "mul.hi.u16" => |a: u16, b: u16| -> u16 { ((u32::from(a) * u32::from(b)) >> 16) as u16 }
+    "mul.hi.s16" => |a: i16, b: i16| -> i16 { ((i32::from(a) * i32::from(b)) >> 16) as i16 }
     "mul.hi.u32" => |a: u32, b: u32| -> u32 { ((u64::from(a) * u64::from(b)) >> 32) as u32 }
     "mul.hi.s32" => |a: i32, b: i32| -> i32 { ((i64::from(a) * i64::from(b)) >> 32) as i32 }
     "mul.hi.u64" => |a: u64, b: u64| -> u64 { ((u128::from(a) * u128::from(b)) >> 64) as u64 }
@@ -124,6 +126,12 @@ const FIELDS: &[Alu] = &alu! {
         let position = (position & 255).min(32);
         let mask = ones(length & 255) << position;
         (u64::from(b) & !mask | u64::from(a) << position & mask) as u32
+    }
+    "bfi.b64" => |a: u64, b: u64, position: u32, length: u32| -> u64 {
+        let (position, length) = (position & 255, (length & 255).min(64));
+        let field = u64::MAX.checked_shr(64 - length).unwrap_or(0);
+        let mask = field.checked_shl(position).unwrap_or(0);
+        b & !mask | a.checked_shl(position).unwrap_or(0) & mask
     }
     "shf.l.wrap.b32" => |a: u32, b: u32, n: u32| -> u32 { (pair(a, b) << (n & 31) >> 32) as u32 }
     "shf.r.wrap.b32" => |a: u32, b: u32, n: u32| -> u32 { (pair(a, b) >> (n & 31)) as u32 }

@@ -16,7 +16,7 @@ use crate::ptx::Width;
 /// Runs one form over the lanes of `mask`: destination slot first, then the sources.
 ///
 /// # Safety
-/// A function from [`Alu::wide`] needs a CPU with AVX2 and FMA.
+/// One of the `wide` functions needs a CPU that [`wide_cpu`] accepts.
 pub type AluFn = unsafe fn(&mut Registers, [u16; 5], u32);
 
 /// A supported form.
@@ -32,12 +32,18 @@ pub struct Alu {
 impl Alu {
     /// The version for this CPU.
     pub fn run(&self) -> AluFn {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return self.wide;
-        }
-        self.plain
+        if wide_cpu() { self.wide } else { self.plain }
     }
+}
+
+fn wide_cpu() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("popcnt")
+        && is_x86_feature_detected!("lzcnt");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// Entries of the table: `"form" => |a: A, b: B| -> D { expression }`. The body is compiled twice, once for CPUs with AVX2
@@ -80,4 +86,49 @@ pub fn all() -> impl Iterator<Item = &'static Alu> {
         .flatten()
         .copied()
         .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    /// The integration tests see only the version for this CPU.
+    #[test]
+    fn both_versions_agree() {
+        if !wide_cpu() {
+            return;
+        }
+        let seed = 99;
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        for alu in all() {
+            for mask in [u32::MAX, 0x1234_5678, 0] {
+                let mut fresh = || Registers {
+                    narrow: (0..5)
+                        .map(|_| std::array::from_fn(|_| rng.random::<u32>() >> rng.random_range(0..32)))
+                        .collect(),
+                    wide: (0..5)
+                        .map(|_| std::array::from_fn(|_| rng.random::<u64>() >> rng.random_range(0..64)))
+                        .collect(),
+                    predicates: (0..5).map(|_| rng.random()).collect(),
+                };
+                let mut first = fresh();
+                let mut second = Registers {
+                    narrow: first.narrow.clone(),
+                    wide: first.wide.clone(),
+                    predicates: first.predicates.clone(),
+                };
+                // SAFETY: the CPU has what the wide version needs, as checked above.
+                unsafe {
+                    (alu.plain)(&mut first, [0, 1, 2, 3, 4], mask);
+                    (alu.wide)(&mut second, [0, 1, 2, 3, 4], mask);
+                }
+                let equal =
+                    first.narrow == second.narrow && first.wide == second.wide && first.predicates == second.predicates;
+                assert!(equal, "{} with mask {mask:#x}, seed {seed}", alu.form);
+            }
+        }
+    }
 }

@@ -138,7 +138,7 @@ impl Warp {
                     Kind::Fence => std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst),
                     Kind::ActiveMask { destination } => {
                         let row = &mut self.registers.narrow[*destination as usize];
-                        lanes(mask).for_each(|lane| row[lane] = active);
+                        lanes(mask).for_each(|lane| row[lane] = mask);
                     }
                     // The lanes that the guard holds back go on; the others meet here.
                     _ if mask != active => {

@@ -92,7 +92,7 @@ fn integer(parts: &[&str], ty: &str, args: &[u64]) -> Option<u64> {
         ("bfi", _) => {
             let (position, length) = (args[2] as u32 & 255, args[3] as u32 & 255);
             let inside = |i| i >= position && i - position < length;
-            (0..32).map(|i| if inside(i) { bit(args[0], i - position) << i } else { bit(args[1], i) << i }).sum()
+            (0..bits).map(|i| (if inside(i) { bit(args[0], i - position) } else { bit(args[1], i) }) << i).sum()
         }
         ("shf", direction) => {
             let n = if parts[2] == "wrap" { args[2] % 32 } else { args[2].min(32) } as i128;
