@@ -10,7 +10,8 @@
 //!
 //! [`net`] holds the descriptions and infers shapes from a checkpoint's tensors; [`plan`] turns a network and a batch size
 //! into fused steps over a few buffers; a [`backend`] runs plans. [`cpu`] is the backend that runs everywhere, and
-//! [`cpu::naive`] the oracle that every kernel is tested against. Activations are NHWC and filters KRSC throughout;
+//! [`cpu::naive`] the oracle that every kernel is tested against; `cuda` runs the
+//! kernels in `kernels/`. Activations are NHWC and filters KRSC throughout;
 //! checkpoints and the oracle keep PyTorch's NCHW and KCRS.
 //!
 //! Most programs need [`Model`] alone:

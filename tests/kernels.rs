@@ -25,7 +25,6 @@ on_every_device! {
     max_pools_of_random_shapes_are_exact
     adaptive_average_pools_of_random_shapes
     integer_sums_match_bit_for_bit
-    published_layers_match_the_oracle
     a_nan_survives_relu_and_pools
     preprocessing_is_exact_for_every_variant
 }
@@ -196,6 +195,17 @@ fn integer_sums_match_bit_for_bit(on: Device) {
         let expected: Vec<f32> = run_oracle(&weights, &values).iter().map(|&v| v as f32 + 0.0).collect();
         assert_eq!(bits(&found), bits(&expected), "seed {seed}, {images} images, relu {relu}, {case:?}");
     }
+}
+
+#[test]
+fn published_layers_match_the_oracle_on_the_cpu() {
+    published_layers_match_the_oracle(Device::Cpu);
+}
+
+#[test]
+#[ignore = "full width on the emulated device: half a minute, run by .ci/run"]
+fn published_layers_match_the_oracle_on_cuda() {
+    published_layers_match_the_oracle(Device::Cuda(0));
 }
 
 /// Every layer of the six networks at its published width, one image.

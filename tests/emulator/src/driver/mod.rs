@@ -3,7 +3,7 @@
 //! Handles are numbers looked up in tables and never reused, so that a stale or foreign one is
 //! reported and never followed. The tables sit behind one lock that is held for look-ups only;
 //! contexts, streams and events have locks of their own. Work runs eagerly, in stream order, on the
-//! calling thread: see [`stream::Queue`].
+//! calling thread: see `stream::Queue`.
 
 mod abi;
 mod context;

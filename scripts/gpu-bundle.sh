@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Puts everything that a GPU machine without Rust or network needs into target/gpu-bundle: the test suite as one stripped
+# binary, the command line, test data, and run.sh. At most 40 MB.
+#
+#   scripts/gpu-bundle.sh
+#   (on the GPU machine)  bash run.sh correctness|sanitizer|bench OUT
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+bundle=target/gpu-bundle
+rm -rf "$bundle" && mkdir -p "$bundle/src/cuda"
+suite=$(cargo test --release --locked --no-run --test main --message-format=json-render-diagnostics \
+    | sed -n 's/.*"name":"main".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
+cargo build --release --locked
+strip -o "$bundle/suite" "$suite"
+strip -o "$bundle/alexnet" target/release/alexnet
+strip --strip-unneeded -o "$bundle/libcuemu.so" "$(dirname "$suite")/libcuemu.so"
+cp -r samples "$bundle/samples"
+mkdir "$bundle/tests" && cp -r tests/data "$bundle/tests/data"
+cp src/cuda/device.rs "$bundle/src/cuda/" # a test reads the list of driver functions from it
+cp scripts/gpu-run.sh "$bundle/run.sh"
+git describe --always --dirty > "$bundle/commit"
+
+size=$(du -sm "$bundle" | cut -f 1)
+echo "$bundle: $size MB"
+[ "$size" -le 40 ] || { echo "the bundle is over 40 MB" >&2; exit 1; }

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Runs one slice of the GPU bundle, each well under 10 minutes, and leaves its results in OUT, at most 8 files in all.
+# Correctness comes first: the other slices mean nothing where it fails.
+#
+#   bash run.sh correctness OUT    the CUDA suite, full-width goldens included, on the real device
+#   bash run.sh sanitizer OUT      the kernel tests under compute-sanitizer: memcheck, racecheck, initcheck, synccheck
+#   bash run.sh bench OUT          images per second of every variant
+set -uo pipefail
+slice=$1; out=$(realpath "$2")
+cd "$(dirname "$0")"
+export ALEXNET_TEST_ROOT=$PWD ALEXNET_TEST_DEVICE=${ALEXNET_TEST_DEVICE:-cuda}
+
+{
+    echo "commit $(cat commit)"
+    nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm --format=csv,noheader 2>&1
+} > "$out/device.txt"
+
+case $slice in
+correctness)
+    timeout 540 ./suite --include-ignored --test-threads 4 cuda guards dropout > "$out/correctness.txt" 2>&1
+    status=$?
+    ;;
+sanitizer)
+    sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
+    [ -n "$sanitizer" ] || { echo "compute-sanitizer is not installed" | tee "$out/sanitizer.txt"; exit 1; }
+    status=0
+    for tool in memcheck racecheck initcheck synccheck; do
+        echo "== $tool"
+        timeout 130 "$sanitizer" --tool "$tool" --error-exitcode 9 ./suite --test-threads 1 guards || status=$?
+    done > "$out/sanitizer.txt" 2>&1
+    ;;
+bench)
+    status=0
+    for variant in torchvision half single-tower paper caffe caffenet; do
+        timeout 80 ./alexnet bench -m "$variant" --device cuda -b 1,8,64,256 --duration 2 --json || status=$?
+    done > "$out/bench.json" 2> "$out/bench.txt"
+    ;;
+*)
+    echo "no slice is called '$slice'; say correctness, sanitizer or bench" >&2
+    exit 2
+    ;;
+esac
+echo "$slice ended with $status" | tee -a "$out/device.txt"
+exit $status
