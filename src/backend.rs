@@ -20,7 +20,7 @@ pub trait Backend: Send + Sync {
 
 /// One plan's buffers on a device.
 pub trait Session: Send {
-    /// The plan this session runs.
+    /// The plan it runs.
     fn plan(&self) -> &Plan;
 
     /// Seed of the dropout masks of the runs to come; 0 at first. Equal seeds give equal masks on every device.

@@ -3,6 +3,7 @@
 //! `ALEXNET_TEST_DEVICE=emulated|cuda` chooses the CUDA device; unset, it is a real GPU where one passes preflight, else
 //! the emulated one. Which one it is, is printed once.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -42,7 +43,8 @@ pub fn cuda() -> &'static CudaDevice {
             std::mem::forget(library.expect("the emulated driver loads"));
         }
         let device = CudaDevice::open(0).unwrap_or_else(|e| panic!("the CUDA device under test: {e}"));
-        eprintln!("CUDA tests run on {device}");
+        // Not eprintln, which the test harness captures.
+        let _ = writeln!(std::io::stderr(), "CUDA tests run on {device}");
         device
     })
 }

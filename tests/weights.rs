@@ -3,6 +3,7 @@
 
 mod builder;
 mod hostile;
+mod mutations;
 
 use std::path::Path;
 

@@ -66,7 +66,7 @@ impl CudaSession {
             filter: layer.map_or(0, |layer| self.address(&layer.filter)),
             bias: layer.map_or(0, |layer| self.address(&layer.bias)),
         };
-        // SAFETY: source and target are different buffers of this session, which holds them until it is dropped; dropping
+        // SAFETY: source and target are different buffers of the session, which holds them until it is dropped; dropping
         // frees them in stream order, as it does the layers. Plan::check made sure that buffers have room for the step's
         // shapes, windows lie within their inputs and the layer's tensors have the step's shapes; the session's batch
         // bounds `images`, and its size was checked to fit 32 bits.
@@ -153,7 +153,7 @@ impl Session for CudaSession {
             probabilities: i32::from(score == Score::Prob),
         };
         // SAFETY: top_k() selects the kernel that takes these args; logits are (images, classes) in a buffer of the plan,
-        // the two outputs have room for (batch, k) and are buffers of their own, all held by this session.
+        // the two outputs have room for (batch, k) and are buffers of their own, all held by the session.
         unsafe { self.shared.launcher.launch(&select::top_k(self.images), args)? };
         let (mut indices, mut scores) = (vec![], vec![]);
         self.download(&self.indices, self.images * k, &mut indices)?;

@@ -1,25 +1,29 @@
 //! `--device cuda` as a process: through the driver that the machine has, or the emulated one.
 
-use super::{alexnet, alexnet_cuda, csv_rows};
+use super::predict::check_demo;
+use super::{alexnet_cuda, csv_rows};
 
-/// The sample pictures of one class, on both devices: the same labels, and probabilities within f32's rounding.
+/// PyTorch's labels and probabilities for all sample pictures, from both demo checkpoints.
 #[test]
-fn cuda_labels_as_the_cpu_does() {
-    for checkpoint in ["samples/shapes.safetensors", "samples/shapes-paper.safetensors"] {
-        let arguments = ["predict", "samples/shapes/spiral", "--topk", "10", "--checkpoint", checkpoint, "--device"];
-        let rows = |csv: String| csv_rows(&csv);
-        let cpu = rows(alexnet(arguments.iter().chain(&["cpu"])).expect(0));
-        let run = alexnet_cuda(arguments.iter().chain(&["cuda"]));
+fn cuda_labels_the_samples_as_pytorch_does() {
+    for checkpoint in ["shapes.safetensors", "shapes-paper.safetensors"] {
+        let path = format!("samples/{checkpoint}");
+        let run = alexnet_cuda(["predict", "samples/shapes", "--checkpoint", &path, "--device", "cuda"]);
         assert!(run.stderr.contains("on cuda:0 ("), "{}", run.stderr);
-        let cuda = rows(run.expect(0));
-        assert_eq!((cpu.len(), cuda.len()), (4, 4));
-        for (cpu, cuda) in cpu.iter().zip(&cuda) {
-            for k in 0..10 {
-                assert_eq!(cpu[&format!("label_{k}")], cuda[&format!("label_{k}")], "{cpu:?} {cuda:?}");
-                let probability =
-                    |row: &std::collections::HashMap<_, String>| row[&format!("prob_{k}")].parse::<f64>().unwrap();
-                assert!((probability(cpu) - probability(cuda)).abs() < 1e-5, "{cpu:?} {cuda:?}");
-            }
-        }
+        check_demo(checkpoint, &run.expect(0));
     }
+}
+
+/// A batch that the run does not fill, and a last one that is smaller, give the rows of one that fits.
+#[test]
+fn cuda_takes_any_batch_size() {
+    let labels = |batch: &str| {
+        let run =
+            alexnet_cuda(["predict", "samples/shapes/ring", "samples/shapes/star", "-b", batch, "--device", "cuda"]);
+        let rows = csv_rows(&run.expect(0));
+        rows.into_iter().map(|row| (row["label"].clone(), row["prob"].clone())).collect::<Vec<_>>()
+    };
+    let eight = labels("8");
+    assert_eq!(eight.len(), 8);
+    assert_eq!(labels("3"), eight, "a kernel's sums do not depend on the batch");
 }

@@ -10,7 +10,7 @@ use super::{alexnet, command, csv_rows, finish, str};
 use crate::testdata;
 
 /// Label and probability of every sample, for `checkpoint`, from a CSV.
-fn check_demo(checkpoint: &str, csv: &str) {
+pub fn check_demo(checkpoint: &str, csv: &str) {
     let expected = testdata::json("tests/data/demo/expected.json");
     let pictures = expected[checkpoint]["pictures"].as_object().unwrap();
     let rows = csv_rows(csv);
