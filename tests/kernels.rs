@@ -3,9 +3,9 @@
 use alexnet::Device;
 use alexnet::backend::Input;
 use alexnet::cpu::naive;
-use alexnet::net::{Conv, Lrn, LrnScope, Op, Pool, Shape, VARIANTS};
+use alexnet::net::{Conv, Lrn, LrnScope, Network, Op, Parameter, Pool, Shape, VARIANTS};
 use alexnet::plan::Plan;
-use alexnet::weights::Weights;
+use alexnet::weights::{LayerWeights, Weights, seeded};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -27,6 +27,7 @@ on_every_device! {
     integer_sums_match_bit_for_bit
     a_nan_survives_relu_and_pools
     preprocessing_is_exact_for_every_variant
+    narrow_networks_match_the_oracle_layer_by_layer
 }
 
 /// Output (N, H, W, C) of the one layer of `weights`, with its ReLU if it has one.
@@ -257,5 +258,36 @@ fn preprocessing_is_exact_for_every_variant(on: Device) {
             _ => [rgb[2] - 104.006_99, rgb[1] - 116.668_77, rgb[0] - 122.678_92],
         };
         assert_eq!([0, 1, 2].map(|c| found[c * size * size]), by_hand, "{}", variant.name);
+    }
+}
+
+/// All layers of all six networks in narrow widths, on the pixels of two pictures.
+fn narrow_networks_match_the_oracle_layer_by_layer(on: Device) {
+    let mut rng = ChaCha8Rng::seed_from_u64(21);
+    for variant in &VARIANTS {
+        let network = Network::with_widths(variant, &[6, 10, 14, 12, 8, 33, 31, 7], variant.input_size).unwrap();
+        let parameters: Vec<_> = network.parameters().collect();
+        let mut layer = |p: &Parameter| {
+            let bound = (6.0 / p.fan_in() as f32).sqrt();
+            let mut values = |count: usize| (0..count).map(|_| bound * uniform(&mut rng)).collect();
+            LayerWeights { weight: values(p.weight_shape[0] * p.fan_in()), bias: values(p.weight_shape[0]) }
+        };
+        let layers = parameters.iter().map(&mut layer).collect();
+        let weights = Weights::new(network.clone(), layers).unwrap();
+        let pixels: Vec<u8> = (0..2).flat_map(|i| seeded::picture(4, i, variant.input_size)).collect();
+        let input = naive::input(&variant.preprocess, variant.input_size, &pixels);
+        let oracle = naive::forward(&weights, &input.iter().map(|&v| f64::from(v)).collect::<Vec<_>>());
+
+        // A step answers to each of its layers; its value is that after the last of them.
+        let names: Vec<_> =
+            Plan::new(&network, 2, &[]).unwrap().steps.iter().map(|s| *s.layers.last().unwrap()).collect();
+        let mut session = device::backend(on, weights).session(Plan::new(&network, 2, &names).unwrap()).unwrap();
+        session.run(Input::Pixels(&pixels)).unwrap();
+        for name in names {
+            let expected = oracle.iter().find(|layer| layer.name == name).unwrap();
+            let found = session.activation(name).unwrap();
+            let error = nmse(&found.values, &to_nhwc(expected.shape, &expected.values));
+            assert!(error <= F32_NMSE, "{} {name}: NMSE {error:e}", variant.name);
+        }
     }
 }
