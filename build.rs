@@ -1,8 +1,9 @@
 //! Compiles kernels/*.cu to PTX with nvcc, or, where there is no nvcc, takes the PTX in kernels/prebuilt.
 //!
-//! PTX depends on the sources and on nvcc alone: not on the cargo profile, the machine's GPU or its paths. nvcc is looked
-//! for in NVCC, CUDA_HOME, CUDA_PATH, PATH and /usr/local/cuda; a host compiler and its flags come from the `cc` crate. An
-//! nvcc that is found and fails is an error, never a reason to fall back.
+//! PTX depends on the sources and on nvcc alone: not on the cargo profile, the machine's GPU or paths, nor on flags that
+//! nvcc takes from the environment, which are kept from it. nvcc is looked for in NVCC, CUDA_HOME, CUDA_PATH, PATH and
+//! /usr/local/cuda; a host compiler and its flags come from the `cc` crate. An nvcc that is found and fails is an error,
+//! never a reason to fall back.
 
 use std::env;
 use std::ffi::OsString;
@@ -19,6 +20,7 @@ const PTX_VERSION: &str = "7.0";
 const VARIABLES: [&str; 4] = ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"];
 
 fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }
@@ -40,6 +42,7 @@ fn run() -> Result<(), String> {
     let sources = sources(&kernels)?;
     match find_nvcc()? {
         Some(nvcc) => {
+            println!("cargo::rerun-if-changed={}", nvcc.display());
             for source in &sources {
                 let text = compile(&nvcc, &kernels, source)?;
                 let path = out.join(ptx_name(source));
@@ -52,7 +55,8 @@ fn run() -> Result<(), String> {
             );
             for source in &sources {
                 let path = kernels.join("prebuilt").join(ptx_name(source));
-                let copied = fs::copy(&path, out.join(ptx_name(source)));
+                // Read and written, not copied: the copy must be writable where the source is not.
+                let copied = fs::read(&path).and_then(|text| fs::write(out.join(ptx_name(source)), text));
                 copied.map_err(|e| {
                     format!("{}: {e}; install nvcc 13.0 to compile {}", path.display(), source.display())
                 })?;
@@ -118,8 +122,11 @@ fn compile(nvcc: &Path, kernels: &Path, source: &Path) -> Result<String, String>
     let mut build = cc::Build::new();
     build.cuda(true).debug(false).opt_level(3).warnings(false);
     let tool = build.try_get_compiler().map_err(|e| format!("no host compiler for nvcc: {e}; install gcc or clang"))?;
-    let ptx = PathBuf::from(variable("OUT_DIR")?).join("unlowered.ptx");
-    let mut command = tool.to_command();
+    let ptx = PathBuf::from(variable("OUT_DIR")?).join(ptx_name(source)).with_extension("unlowered");
+    let _ = fs::remove_file(&ptx); // an nvcc that writes nothing must not pass with an earlier file
+    // Not tool.to_command(): cc looks for nvcc in variables of its own.
+    let mut command = Command::new(nvcc);
+    command.args(tool.args()).env_remove("NVCC_PREPEND_FLAGS").env_remove("NVCC_APPEND_FLAGS");
     // Relative paths: a path in the PTX would make it depend on where the crate lies.
     let relative = source.strip_prefix(kernels).expect("sources lie below the folder");
     command.current_dir(kernels).args(["-ptx", "-std=c++17", "-Werror", "all-warnings"]);
@@ -128,7 +135,7 @@ fn compile(nvcc: &Path, kernels: &Path, source: &Path) -> Result<String, String>
     if !output.status.success() {
         return Err(failure(source, &command, &output));
     }
-    fs::read_to_string(&ptx).map_err(|e| format!("{}: {e}", ptx.display()))
+    fs::read_to_string(&ptx).map_err(|e| format!("{} wrote no PTX for {}: {e}", nvcc.display(), source.display()))
 }
 
 fn failure(source: &Path, command: &Command, output: &Output) -> String {

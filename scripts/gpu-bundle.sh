@@ -9,9 +9,9 @@ cd "$(dirname "$0")/.."
 
 bundle=target/gpu-bundle
 rm -rf "$bundle" && mkdir -p "$bundle/src/cuda"
-suite=$(cargo test --release --locked --no-run --test main --message-format=json-render-diagnostics \
+suite=$(cargo test -p alexnet --release --locked --no-run --test main --message-format=json-render-diagnostics \
     | sed -n 's/.*"name":"main".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
-cargo build --release --locked
+cargo build -p alexnet --release --locked
 strip -o "$bundle/suite" "$suite"
 strip -o "$bundle/alexnet" target/release/alexnet
 strip --strip-unneeded -o "$bundle/libcuemu.so" "$(dirname "$suite")/libcuemu.so"

@@ -6,39 +6,47 @@
 #   bash run.sh sanitizer OUT      the kernel tests under compute-sanitizer: memcheck, racecheck, initcheck, synccheck
 #   bash run.sh bench OUT          images per second of every variant
 set -uo pipefail
-slice=$1; out=$(realpath "$2")
+slice=$1
+mkdir -p "$2"
+out=$(realpath "$2")
 cd "$(dirname "$0")"
 export ALEXNET_TEST_ROOT=$PWD ALEXNET_TEST_DEVICE=${ALEXNET_TEST_DEVICE:-cuda}
 
 {
     echo "commit $(cat commit)"
     nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm --format=csv,noheader 2>&1
-} > "$out/device.txt"
+} > "$out/device-$slice.txt"
 
 case $slice in
 correctness)
-    timeout 540 ./suite --include-ignored --test-threads 4 cuda guards dropout > "$out/correctness.txt" 2>&1
+    timeout 540 ./suite --include-ignored --test-threads 4 cuda guards dropout preflight > "$out/correctness.txt" 2>&1
     status=$?
     ;;
 sanitizer)
     sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
-    [ -n "$sanitizer" ] || { echo "compute-sanitizer is not installed" | tee "$out/sanitizer.txt"; exit 1; }
     status=0
     for tool in memcheck racecheck initcheck synccheck; do
         echo "== $tool"
-        timeout 130 "$sanitizer" --tool "$tool" --error-exitcode 9 ./suite --test-threads 1 guards || status=$?
+        # initcheck sees what a network leaves unwritten; the guards write every operand first.
+        tests=guards
+        [ "$tool" = initcheck ] && tests=golden::cuda
+        timeout 130 "${sanitizer:-compute-sanitizer}" --tool "$tool" --error-exitcode 9 ./suite --test-threads 1 "$tests" || status=$?
     done > "$out/sanitizer.txt" 2>&1
     ;;
 bench)
     status=0
+    separator='['
     for variant in torchvision half single-tower paper caffe caffenet; do
-        timeout 80 ./alexnet bench -m "$variant" --device cuda -b 1,8,64,256 --duration 2 --json || status=$?
+        echo "$separator"
+        timeout 80 ./alexnet bench -m "$variant" --device cuda -b 1,8,64,256 --duration 2 --json || { status=$?; echo null; }
+        separator=,
     done > "$out/bench.json" 2> "$out/bench.txt"
+    echo ']' >> "$out/bench.json"
     ;;
 *)
     echo "no slice is called '$slice'; say correctness, sanitizer or bench" >&2
     exit 2
     ;;
 esac
-echo "$slice ended with $status" | tee -a "$out/device.txt"
+echo "$slice ended with $status" | tee -a "$out/device-$slice.txt"
 exit $status

@@ -23,18 +23,19 @@ cuda13=$(toolchain cuda-13.0 nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 
     nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85)
 nvcc=$(realpath "$(find "$cuda13" -path '*/bin/nvcc' | head -n 1)")
 
-built=$(NVCC=$nvcc cargo build --lib --message-format=json-render-diagnostics \
-    | sed -n 's/.*"package_id":"[^"]*alexnet[^"]*".*"out_dir":"\([^"]*\)".*/\1/p' | tail -n 1)
-rm -f "$built/unlowered.ptx"
+built=$(NVCC=$nvcc cargo build -p alexnet --lib --message-format=json-render-diagnostics \
+    | sed -n 's/.*"package_id":"[^"]*#\(alexnet@\)\{0,1\}[0-9.]*".*"out_dir":"\([^"]*\)".*/\2/p' | tail -n 1)
+names=$(find kernels -name '*.cu' -exec basename {} .cu \; | sort)
 if [ "${1:-}" != "--check" ]; then
     rm -f kernels/prebuilt/*.ptx
-    cp "$built"/*.ptx kernels/prebuilt/
+    for name in $names; do cp "$built/$name.ptx" kernels/prebuilt/; done
     exit
 fi
 
-for ptx in "$built"/*.ptx kernels/prebuilt/*.ptx; do
-    name=$(basename "$ptx")
-    cmp "$built/$name" "kernels/prebuilt/$name" || { echo "kernels/prebuilt is stale: run scripts/prebuilt.sh" >&2; exit 1; }
+stale() { echo "kernels/prebuilt is stale: run scripts/prebuilt.sh" >&2; exit 1; }
+[ "$names" = "$(find kernels/prebuilt -name '*.ptx' -exec basename {} .ptx \; | sort)" ] || stale
+for name in $names; do
+    cmp "$built/$name.ptx" "kernels/prebuilt/$name.ptx" || stale
 done
 
 cuda12=$(toolchain ptxas-12.8 nvidia-cuda-nvcc-cu12==12.8.93)

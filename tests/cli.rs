@@ -39,7 +39,10 @@ impl Finished {
 /// As [`alexnet`], with the CUDA device under test.
 fn alexnet_cuda<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Finished {
     let mut command = command(arguments);
-    command.env_remove("CUDA_VISIBLE_DEVICES");
+    match std::env::var_os("CUDA_VISIBLE_DEVICES") {
+        Some(devices) => command.env("CUDA_VISIBLE_DEVICES", devices),
+        None => command.env_remove("CUDA_VISIBLE_DEVICES"),
+    };
     if let Some(library) = crate::device::preload() {
         command.env("LD_PRELOAD", library);
     }

@@ -73,12 +73,26 @@ fn is_emulated() -> bool {
     })
 }
 
-/// Whether the command line finds a GPU that it can use.
+/// Whether a GPU passes preflight. Whatever goes wrong after that is a failure of the tests, not a reason to emulate.
 fn has_gpu() -> bool {
-    let mut summary = std::process::Command::new(crate::testdata::alexnet());
-    let picture = crate::testdata::path("samples/shapes/star/0.jpg");
-    let output = summary.arg("predict").arg(picture).args(["--device", "cuda"]).output().expect("alexnet starts");
-    output.status.success()
+    let mut probe = std::process::Command::new(std::env::current_exe().expect("the running executable has a path"));
+    let output =
+        probe.args(["device::probe", "--exact", "--ignored", "--nocapture"]).output().expect("it starts again");
+    let text = String::from_utf8_lossy(&output.stdout);
+    match (text.contains("preflight passed"), text.contains("preflight refused")) {
+        (true, false) => true,
+        (false, true) => false,
+        _ => panic!("the probe for a GPU failed:\n{text}\n{}", String::from_utf8_lossy(&output.stderr)),
+    }
+}
+
+#[test]
+#[ignore = "asked by the other tests, in a process of its own"]
+fn probe() {
+    match CudaDevice::open(0) {
+        Ok(device) => println!("preflight passed: {device}"),
+        Err(error) => println!("preflight refused: {error}"),
+    }
 }
 
 /// Stamps every named function, which takes a [`Device`], as a test of each device.

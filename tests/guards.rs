@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use alexnet::cuda::args::TopKArgs;
-use alexnet::cuda::{Addresses, Launcher, select};
+use alexnet::cuda::select::{self, Kernel, Launch};
+use alexnet::cuda::{Addresses, Launcher};
 use alexnet::net::{Lrn, LrnScope, Op, Shape};
 use alexnet::plan::{Plan, StepKind};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
@@ -30,7 +31,8 @@ struct Guarded {
 
 impl Guarded {
     fn new(launcher: &Launcher, name: &'static str, values: &[f32]) -> Self {
-        let stream = Arc::clone(launcher.stream());
+        // SAFETY: everything here runs on this one stream.
+        let stream = Arc::clone(unsafe { launcher.stream() });
         let guard = [f32::from_bits(CANARY); GUARD];
         let slice = stream.clone_htod(&[&guard[..], values, &guard[..]].concat()).unwrap();
         Guarded { name, slice, stream, len: values.len() }
@@ -56,7 +58,7 @@ impl Guarded {
 /// Runs the one step of `case` on guarded memory.
 fn check(launcher: &Launcher, seed: u64, case: &Case, rng: &mut impl Rng) {
     let images = rng.random_range(1..=5);
-    let weights = case.weights(false, || uniform(rng));
+    let weights = case.weights(matches!(case.op, Op::Conv(_) | Op::Linear { .. }) && rng.random(), || uniform(rng));
     let plan = Plan::train(weights.network(), images, &[]).unwrap();
     let step = plan.steps.last().unwrap();
     let mut values = |count: usize| -> Vec<f32> { (0..count).map(|_| uniform(rng)).collect() };
@@ -66,19 +68,32 @@ fn check(launcher: &Launcher, seed: u64, case: &Case, rng: &mut impl Rng) {
     };
     let input = values(images * step.input.len());
     let source = Guarded::new(launcher, "input", &input);
-    let target = Guarded::new(launcher, "output", &vec![f32::NAN; images * step.output.len()]);
     let (filter, bias) = (Guarded::new(launcher, "filter", &filter), Guarded::new(launcher, "bias", &bias));
-    let addresses = Addresses {
-        source: source.address(),
-        target: target.address(),
-        filter: filter.address(),
-        bias: bias.address(),
-    };
-    // SAFETY: the operands hold what the step's shapes say, as just made, and live until their results are downloaded.
-    unsafe { launcher.launch_step(step, images, seed, addresses).unwrap() };
     let what = format!("seed {seed}, {images} images, {case:?}");
-    let output = target.checked(&what);
-    assert!(output.iter().all(|v| v.is_finite()), "{what}: an output was not written");
+    let run = |launch: &Launch| {
+        let target = Guarded::new(launcher, "output", &vec![f32::NAN; images * step.output.len()]);
+        let addresses = Addresses {
+            source: source.address(),
+            target: target.address(),
+            filter: filter.address(),
+            bias: bias.address(),
+        };
+        // SAFETY: the operands hold what the step's shapes say, as just made, and live until their results are downloaded;
+        // the step is a plan's own.
+        unsafe { launcher.launch_step(launch, step, images, seed, addresses).unwrap() };
+        let output = target.checked(&what);
+        assert!(output.iter().all(|v| v.is_finite()), "{what}: an output was not written");
+        output
+    };
+    let launch = select::select(step, images);
+    let output = run(&launch);
+    // Grids that are far too small: threads stride over the rest, as they do over batches larger than a test's.
+    if launch.kernel != Kernel::Conv {
+        for blocks in [1, 3] {
+            let strided = run(&Launch { grid: [blocks, 1, 1], ..launch });
+            assert!(strided == output, "{what}: {blocks} blocks give another output");
+        }
+    }
     assert!(source.checked(&what) == input, "{what}: the input was written to");
     filter.checked(&what);
     bias.checked(&what);
@@ -125,13 +140,15 @@ fn pixels_are_read_within_bounds() {
             kept: false,
         };
         let pixels: Vec<u8> = (0..shape.len()).map(|_| rng.random()).collect();
-        let stream = launcher.stream();
+        // SAFETY: everything here runs on this one stream.
+        let stream = unsafe { launcher.stream() };
         // Exactly as long as the pixels: a read past their end is found by the device or its tools.
         let source = stream.clone_htod(&pixels).unwrap();
         let target = Guarded::new(&launcher, "output", &vec![f32::NAN; shape.len()]);
         let addresses = Addresses { source: source.device_ptr(stream).0, target: target.address(), filter: 0, bias: 0 };
+        let launch = Launch { grid: [rng.random_range(1..=2), 1, 1], ..select::select(&step, 1) };
         // SAFETY: source and target hold one image of `shape` and live until the output is downloaded.
-        unsafe { launcher.launch_step(&step, 1, 0, addresses).unwrap() };
+        unsafe { launcher.launch_step(&launch, &step, 1, 0, addresses).unwrap() };
         let output = target.checked(&format!("seed {seed}, {shape}"));
         for (index, value) in output.iter().enumerate() {
             let channel = index % 3;

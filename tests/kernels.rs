@@ -95,7 +95,9 @@ pub fn random_conv(rng: &mut impl Rng) -> Case {
     let (h, w) = (side(), side());
     let count = |size: usize| (size + 2 * conv.padding - conv.kernel) / conv.stride + 1;
     let input = Shape { h, w, c: conv.groups * rng.random_range(1..=9) };
-    let output = Shape { h: count(h), w: count(w), c: conv.groups * rng.random_range(1..=20) };
+    // Now and then more filters than one tile of any kernel has.
+    let filters = if rng.random_ratio(1, 8) { rng.random_range(65..=150) } else { rng.random_range(1..=20) };
+    let output = Shape { h: count(h), w: count(w), c: conv.groups * filters };
     case("conv", Op::Conv(conv), input, output)
 }
 
@@ -116,8 +118,13 @@ fn check(on: Device, draw_case: impl Fn(&mut ChaCha8Rng) -> Case, scale: f32, li
         let weights = case.weights(relu, || uniform(&mut rng));
         let values: Vec<f32> = (0..images * case.input.len()).map(|_| scale * uniform(&mut rng)).collect();
         let found = run(on, &weights, images, Input::Tensor(&values));
-        let error = nmse(&found, &run_oracle(&weights, &values));
-        assert!(error <= limit, "seed {seed}, {images} images, relu {relu}: NMSE {error:e}, {case:?}");
+        let expected = run_oracle(&weights, &values);
+        let error = nmse(&found, &expected);
+        let what = format!("seed {seed}, {images} images, relu {relu}, {case:?}");
+        assert!(error <= limit, "{what}: NMSE {error:e}");
+        if let Some(parameter) = weights.network().parameters().next() {
+            check_each_sum(&what, &weights, parameter.fan_in() + 1, &values, &found, &expected);
+        }
     }
 }
 
@@ -195,6 +202,21 @@ fn integer_sums_match_bit_for_bit(on: Device) {
         let found: Vec<f32> = found.iter().map(|v| v + 0.0).collect();
         let expected: Vec<f32> = run_oracle(&weights, &values).iter().map(|&v| v as f32 + 0.0).collect();
         assert_eq!(bits(&found), bits(&expected), "seed {seed}, {images} images, relu {relu}, {case:?}");
+    }
+}
+
+/// Every output within gamma_n * sum |a||b| of the exact sum of n products, whatever the order they are added in.
+fn check_each_sum(what: &str, weights: &Weights, n: usize, values: &[f32], found: &[f32], expected: &[f64]) {
+    let magnitudes = |values: &[f32]| values.iter().map(|v| v.abs()).collect::<Vec<_>>();
+    let layer = &weights.layers()[0];
+    let layer = LayerWeights { weight: magnitudes(&layer.weight), bias: magnitudes(&layer.bias) };
+    let absolute = Weights::new(weights.network().clone(), vec![layer]).unwrap();
+    let sums = run_oracle(&absolute, &magnitudes(values));
+    let unit = f64::from(f32::EPSILON) / 2.0;
+    let gamma = n as f64 * unit / (1.0 - n as f64 * unit);
+    for (index, ((&found, &expected), sum)) in found.iter().zip(expected).zip(sums).enumerate() {
+        let error = (f64::from(found) - expected).abs();
+        assert!(error <= gamma * sum, "{what}: output {index} is {found}, exactly {expected}, bound {:e}", gamma * sum);
     }
 }
 

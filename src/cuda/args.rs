@@ -13,7 +13,10 @@ pub type DevicePtr = u64;
 ///
 /// # Safety
 /// The type is `#[repr(C)]`, has no padding, and equals the kernel's struct in size and offsets.
-pub unsafe trait KernelArgs {}
+pub unsafe trait KernelArgs {
+    /// Names of the fields, in order.
+    const FIELDS: &'static [&'static str];
+}
 
 macro_rules! kernel_args {
     ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty,)* } last $last:ident at $offset:literal, size $size:literal) => {
@@ -26,7 +29,9 @@ macro_rules! kernel_args {
         const _: () = assert!(offset_of!($name, $last) == $offset && size_of::<$name>() == $size);
         const _: () = assert!($(size_of::<$type>() +)* 0 == $size, "the struct has padding");
         // SAFETY: repr(C), no padding and the size by the assertions above; the kernel's side asserts the same numbers.
-        unsafe impl KernelArgs for $name {}
+        unsafe impl KernelArgs for $name {
+            const FIELDS: &'static [&'static str] = &[$(stringify!($field)),*];
+        }
     };
 }
 
@@ -205,4 +210,29 @@ impl PreprocessArgs {
 /// Sessions refuse batches whose extents do not fit.
 fn int(extent: usize) -> i32 {
     i32::try_from(extent).expect("a session's extents fit 32 bits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Size and last offset are asserted by both compilers; here the fields' names and order, from the kernels' own header.
+    #[test]
+    fn fields_are_the_kernels_in_order() {
+        let header = include_str!("../../kernels/common/args.cuh");
+        let fields = |name: &str| -> Vec<&str> {
+            let body = header.split_once(&format!("struct {name} {{")).expect(name).1.split_once("};").expect(name).0;
+            let code = body.lines().map(|line| line.split("//").next().expect("a line has a beginning"));
+            let declarations: Vec<&str> = code.flat_map(|line| line.split([',', ';'])).map(str::trim).collect();
+            let names =
+                declarations.into_iter().filter(|d| !d.is_empty()).map(|d| d.rsplit([' ', '*']).next().expect(name));
+            names.map(|name| name.split('[').next().expect("a name")).collect()
+        };
+        assert_eq!(fields("ConvArgs"), ConvArgs::FIELDS);
+        assert_eq!(fields("PoolArgs"), PoolArgs::FIELDS);
+        assert_eq!(fields("LrnArgs"), LrnArgs::FIELDS);
+        assert_eq!(fields("PreprocessArgs"), PreprocessArgs::FIELDS);
+        assert_eq!(fields("TopKArgs"), TopKArgs::FIELDS);
+        assert_eq!(fields("DropoutArgs"), DropoutArgs::FIELDS);
+    }
 }

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, DriverError, result, sys};
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, DriverError, result, sys};
+use cudarc::nvrtc::Ptx;
 
 use super::failed;
+use super::select::Kernel;
 use crate::{Error, Result};
 
 /// The oldest driver API whose functions are all that this crate calls: CUDA 12.0, in driver 525.
@@ -15,7 +17,7 @@ const MIN_COMPUTE: (i32, i32) = (8, 0);
 
 /// Every function of the driver that is called, all of them in CUDA 12.0. cudarc looks a function up when it is first
 /// called and panics where it is missing, so that all are looked up here first.
-const FUNCTIONS: [&str; 24] = [
+const FUNCTIONS: [&str; 26] = [
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
     "cuCtxSynchronize",
@@ -30,7 +32,9 @@ const FUNCTIONS: [&str; 24] = [
     "cuInit",
     "cuLaunchKernel",
     "cuMemAllocAsync",
+    "cuMemAlloc_v2", // on devices without memory pools
     "cuMemFreeAsync",
+    "cuMemFree_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyHtoDAsync_v2",
     "cuMemsetD8Async",
@@ -45,6 +49,8 @@ const FUNCTIONS: [&str; 24] = [
 /// A CUDA device that this crate can use.
 pub struct CudaDevice {
     context: Arc<CudaContext>,
+    /// Every kernel, by its number.
+    functions: Vec<CudaFunction>,
     ordinal: usize,
     name: String,
 }
@@ -54,7 +60,7 @@ impl CudaDevice {
     ///
     /// # Errors
     /// [`Error::Device`] saying what was found, what is needed and what to do: no driver, the toolkit's stub, a driver that
-    /// is too old, no such device, one without the kernels' instructions.
+    /// is too old, no such device, one without the kernels' instructions, kernels that the driver refuses.
     pub fn open(ordinal: usize) -> Result<Self> {
         // SAFETY: opens and closes the driver library, whose initialisers are sound to run at any time.
         if !unsafe { sys::is_culib_present() } {
@@ -97,14 +103,20 @@ impl CudaDevice {
                 compute.0, compute.1
             )));
         }
-        // One stream runs everything in order, so buffers need no events of their own.
-        // SAFETY: no allocation exists yet, and memory of this context is only ever used on the one stream of its backend.
+        // Memory needs no events of its own where one stream runs everything that touches it, in order.
+        // SAFETY: no allocation exists yet; each one is made and used on the one stream of its launcher, whose stream is
+        // handed out under that condition alone.
         unsafe { context.disable_event_tracking() };
-        Ok(CudaDevice { context, ordinal, name })
+        let functions = load_kernels(&context)?;
+        Ok(CudaDevice { context, functions, ordinal, name })
     }
 
     pub(super) fn context(&self) -> &Arc<CudaContext> {
         &self.context
+    }
+
+    pub(super) fn functions(&self) -> &[CudaFunction] {
+        &self.functions
     }
 }
 
@@ -112,6 +124,26 @@ impl fmt::Display for CudaDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cuda:{} ({})", self.ordinal, self.name)
     }
+}
+
+/// Every kernel, each module loaded once.
+fn load_kernels(context: &Arc<CudaContext>) -> Result<Vec<CudaFunction>> {
+    let mut modules: Vec<(&str, Arc<CudaModule>)> = vec![];
+    let mut functions = vec![];
+    for kernel in Kernel::ALL {
+        let refused = |e| failed(&format!("loading {}", kernel.name()), e);
+        let loaded = modules.iter().find(|(ptx, _)| *ptx == kernel.ptx()).map(|(_, module)| Arc::clone(module));
+        let module = match loaded {
+            Some(module) => module,
+            None => {
+                let module = context.load_module(Ptx::from_src(kernel.ptx())).map_err(refused)?;
+                modules.push((kernel.ptx(), Arc::clone(&module)));
+                module
+            }
+        };
+        functions.push(module.load_function(kernel.name()).map_err(refused)?);
+    }
+    Ok(functions)
 }
 
 fn driver_api() -> Result<i32> {

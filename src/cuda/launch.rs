@@ -4,10 +4,9 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaFunction, CudaStream, result};
-use cudarc::nvrtc::Ptx;
 
 use super::args::{ConvArgs, DevicePtr, DropoutArgs, KernelArgs, LrnArgs, PoolArgs, PreprocessArgs};
-use super::select::{Kernel, Launch, select};
+use super::select::Launch;
 use super::{CudaDevice, failed};
 use crate::Result;
 use crate::plan::{Step, StepKind};
@@ -25,7 +24,7 @@ pub struct Addresses {
     pub bias: DevicePtr,
 }
 
-/// The loaded kernels and the stream they run on.
+/// A device's kernels and a stream that they run on.
 pub struct Launcher {
     stream: Arc<CudaStream>,
     /// By the kernel's number.
@@ -33,60 +32,76 @@ pub struct Launcher {
 }
 
 impl Launcher {
-    /// Loads every kernel onto `device` and makes a stream.
+    /// A stream on `device` with all kernels.
     ///
     /// # Errors
-    /// [`Error::Device`](crate::Error::Device) where the driver refuses a module.
+    /// [`Error::Device`](crate::Error::Device) where the driver makes no stream.
     pub fn new(device: &CudaDevice) -> Result<Self> {
-        let context = device.context();
-        let stream = context.new_stream().map_err(|e| failed("making a stream", e))?;
-        let functions = Kernel::ALL.map(|kernel| {
-            let doing = format!("loading {}", kernel.name());
-            let module = context.load_module(Ptx::from_src(kernel.ptx())).map_err(|e| failed(&doing, e))?;
-            module.load_function(kernel.name()).map_err(|e| failed(&doing, e))
-        });
-        Ok(Launcher { stream, functions: functions.into_iter().collect::<Result<_>>()? })
+        let stream = device.context().new_stream().map_err(|e| failed("making a stream", e))?;
+        Ok(Launcher { stream, functions: device.functions().to_vec() })
     }
 
     /// The stream that everything runs on, in order.
-    pub fn stream(&self) -> &Arc<CudaStream> {
+    ///
+    /// # Safety
+    /// Memory allocated through it is used on this stream alone: event tracking is off, so nothing else would keep a
+    /// second stream from running ahead.
+    pub unsafe fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
     }
 
-    /// Starts the kernel of `step` over `images` images and returns at once. `seed` matters to dropout alone.
+    /// [`stream`](Self::stream) for this module, whose sessions use no other.
+    pub(super) fn own_stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    /// Waits for the stream, whatever it reports: after this no copy reads or writes host memory any more. For error paths;
+    /// the checked way may return an older error without waiting.
+    pub(super) fn settle(&self) {
+        // SAFETY: the stream is alive as long as this launcher.
+        let _ = unsafe { result::stream::synchronize(self.stream.cu_stream()) };
+    }
+
+    /// Starts `launch`, which is [`select`](super::select::select)'s for `step` and `images` or, for an elementwise kernel,
+    /// any other grid, and returns at once. `seed` matters to dropout alone.
     ///
     /// # Safety
-    /// The addresses are of memory on this stream's device that stays allocated until the stream has run the kernel:
+    /// `images` is at least 1 and [`Plan::check`](crate::plan::Plan::check) accepts the step. The addresses are of memory on this stream's device that stays allocated until the stream has run the kernel:
     /// `source` and `target` with room for `images` inputs and outputs of the step, neither overlapping the other, `filter`
-    /// (K, R, S, C / groups) and `bias` (K) where the step has weights. The step's windows lie within its input plus
-    /// padding, and a buffer's elements fit 32 bits.
+    /// (K, R, S, C / groups) and `bias` (K) where the step has weights. A buffer's elements fit 31 bits.
     ///
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) naming the kernel.
-    pub unsafe fn launch_step(&self, step: &Step, images: usize, seed: u64, addresses: Addresses) -> Result<()> {
-        let launch = select(step, images);
+    pub unsafe fn launch_step(
+        &self,
+        launch: &Launch,
+        step: &Step,
+        images: usize,
+        seed: u64,
+        addresses: Addresses,
+    ) -> Result<()> {
         let Addresses { source, target, filter, bias } = addresses;
         // SAFETY (all launches): select() gives each kind of step its kernel, whose args are built here; the rest is the
         // caller's promise.
         unsafe {
             match step.kind {
                 StepKind::Preprocess(preprocess) => {
-                    self.launch(&launch, PreprocessArgs::new(&preprocess, step.output, images, source, target))
+                    self.launch(launch, PreprocessArgs::new(&preprocess, step.output, images, source, target))
                 }
                 StepKind::Conv { conv, relu, .. } => {
-                    self.launch(&launch, ConvArgs::conv(&conv, step, images, relu, [source, filter, bias, target]))
+                    self.launch(launch, ConvArgs::conv(&conv, step, images, relu, [source, filter, bias, target]))
                 }
                 StepKind::Linear { relu, .. } => {
-                    self.launch(&launch, ConvArgs::linear(step, images, relu, [source, filter, bias, target]))
+                    self.launch(launch, ConvArgs::linear(step, images, relu, [source, filter, bias, target]))
                 }
-                StepKind::Lrn(lrn) => self.launch(&launch, LrnArgs::new(&lrn, step.output, images, source, target)),
+                StepKind::Lrn(lrn) => self.launch(launch, LrnArgs::new(&lrn, step.output, images, source, target)),
                 StepKind::MaxPool(pool) => {
-                    self.launch(&launch, PoolArgs::new(step, images, pool.kernel, pool.stride, source, target))
+                    self.launch(launch, PoolArgs::new(step, images, pool.kernel, pool.stride, source, target))
                 }
-                StepKind::AvgPool => self.launch(&launch, PoolArgs::new(step, images, 0, 0, source, target)),
+                StepKind::AvgPool => self.launch(launch, PoolArgs::new(step, images, 0, 0, source, target)),
                 StepKind::Dropout { p, layer } => {
                     let count = images * step.output.len();
-                    self.launch(&launch, DropoutArgs::new(p, layer, seed, count, source, target))
+                    self.launch(launch, DropoutArgs::new(p, layer, seed, count, source, target))
                 }
             }
         }

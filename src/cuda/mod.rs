@@ -11,7 +11,7 @@ mod session;
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, DriverError};
+use cudarc::driver::{CudaSlice, DriverError};
 
 use crate::backend::{Backend, Session};
 use crate::net::{Network, Op};
@@ -53,7 +53,7 @@ impl CudaBackend {
         let launcher = Launcher::new(device)?;
         let (network, layers) = weights.into_parts();
         let weighted = network.nodes.iter().filter(|n| n.weight_shape().is_some());
-        let upload = |values: &[f32]| to_device(launcher.stream(), values);
+        let upload = |values: &[f32]| to_device(&launcher, values);
         let layers = weighted.zip(layers).map(|(node, layer)| {
             let taps = match node.layer.op {
                 Op::Conv(conv) => conv.kernel * conv.kernel,
@@ -80,10 +80,13 @@ impl Backend for CudaBackend {
 }
 
 /// Uploads `values`, and waits until they are there.
-fn to_device(stream: &Arc<CudaStream>, values: &[f32]) -> Result<CudaSlice<f32>> {
-    let slice = stream.clone_htod(values).map_err(|e| failed("uploading weights", e))?;
-    stream.synchronize().map_err(|e| failed("uploading weights", e))?;
-    Ok(slice)
+fn to_device(launcher: &Launcher, values: &[f32]) -> Result<CudaSlice<f32>> {
+    let stream = launcher.own_stream();
+    let uploaded = stream.clone_htod(values).and_then(|slice| stream.synchronize().map(|()| slice));
+    uploaded.map_err(|e| {
+        launcher.settle(); // the values are the caller's again
+        failed("uploading weights", e)
+    })
 }
 
 /// What the driver said while `doing` something.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, DevicePtr as _, DeviceRepr, ValidAsZeroBits};
+use cudarc::driver::{CudaSlice, DevicePtr as _, DeviceRepr};
 
 use super::args::{DevicePtr, TopKArgs};
-use super::launch::Addresses;
+use super::launch::{Addresses, Launcher};
 use super::{Shared, failed, select};
 use crate::backend::{Activation, Input, Prediction, Score, Session};
 use crate::net::Shape;
@@ -25,33 +25,43 @@ pub struct CudaSession {
     /// Images of the last run.
     images: usize,
     seed: u64,
-    // Results on the host, kept from run to run.
+    host: Host,
+}
+
+/// Results on the host, in memory that is kept from run to run.
+#[derive(Default)]
+struct Host {
     logits: Vec<f32>,
+    indices: Vec<i32>,
+    scores: Vec<f32>,
     predictions: Vec<Prediction>,
 }
 
+/// Largest number of elements of a buffer: kernels count them, and the rows of a GEMM up to the end of its last tile, in a
+/// signed 32-bit integer.
+const MAX_ELEMENTS: usize = i32::MAX as usize - 64;
+
 impl CudaSession {
     pub fn new(shared: Arc<Shared>, plan: Plan) -> Result<Self> {
-        // Kernels count a buffer's pixels and a GEMM's rows in 32 bits.
         let largest = plan.buffers.iter().max().copied().unwrap_or(0);
-        if plan.batch.saturating_mul(largest) > i32::MAX as usize {
-            return Err(Error::Usage(format!(
-                "a batch of {} needs a buffer of more than 2^31 elements; lower --batch-size to {}",
-                plan.batch,
-                i32::MAX as usize / largest
-            )));
+        if plan.batch.saturating_mul(largest) > MAX_ELEMENTS {
+            return Err(Error::Usage(match MAX_ELEMENTS / largest {
+                0 => format!(
+                    "one image needs a buffer of {largest} elements, more than the {MAX_ELEMENTS} that kernels count"
+                ),
+                most => format!("a batch of {} needs too large a buffer; lower --batch-size to {most}", plan.batch),
+            }));
         }
-        let pixels = zeroed(&shared, plan.batch * plan.input.len())?;
-        let buffers = plan.buffers.iter().map(|elements| zeroed(&shared, elements * plan.batch));
+        let pixels = allocate(&shared, plan.batch * plan.input.len())?;
+        let buffers = plan.buffers.iter().map(|elements| allocate(&shared, elements * plan.batch));
         let buffers = buffers.collect::<Result<_>>()?;
-        let (indices, scores) = (zeroed(&shared, plan.batch)?, zeroed(&shared, plan.batch)?);
-        let (logits, predictions) = (vec![], vec![]);
-        Ok(CudaSession { shared, plan, pixels, buffers, indices, scores, images: 0, seed: 0, logits, predictions })
+        let (indices, scores) = (allocate(&shared, plan.batch)?, allocate(&shared, plan.batch)?);
+        Ok(CudaSession { shared, plan, pixels, buffers, indices, scores, images: 0, seed: 0, host: Host::default() })
     }
 
     fn address<T>(&self, slice: &CudaSlice<T>) -> DevicePtr {
         // Without event tracking the guard does nothing; the slice lives as long as the session.
-        slice.device_ptr(self.shared.launcher.stream()).0
+        slice.device_ptr(self.shared.launcher.own_stream()).0
     }
 
     /// Starts the kernel of `step`, whose source is `source`.
@@ -69,39 +79,16 @@ impl CudaSession {
         // SAFETY: source and target are different buffers of the session, which holds them until it is dropped; dropping
         // frees them in stream order, as it does the layers. Plan::check made sure that buffers have room for the step's
         // shapes, windows lie within their inputs and the layer's tensors have the step's shapes; the session's batch
-        // bounds `images`, and its size was checked to fit 32 bits.
-        unsafe { self.shared.launcher.launch_step(step, self.images, self.seed, addresses) }
-    }
-
-    /// Copies `slice` up to `len` to the host, and waits for it and everything before it.
-    fn download<T: DeviceRepr + Default + Clone>(
-        &self,
-        slice: &CudaSlice<T>,
-        len: usize,
-        host: &mut Vec<T>,
-    ) -> Result<()> {
-        let stream = self.shared.launcher.stream();
-        host.resize(len, T::default());
-        let copied = stream.memcpy_dtoh(&slice.slice(..len), host).and_then(|()| stream.synchronize());
-        copied.map_err(|e| failed("running the network", e))
-    }
-}
-
-impl Session for CudaSession {
-    fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    fn reseed(&mut self, seed: u64) {
-        self.seed = seed;
-    }
-
-    fn run(&mut self, input: Input<'_>) -> Result<()> {
-        self.images = input.images(&self.plan)?;
-        if self.images == 0 {
-            return Ok(());
+        // bounds `images`, of which there is at least one, and its size was checked against MAX_ELEMENTS.
+        unsafe {
+            let launch = select::select(step, self.images);
+            self.shared.launcher.launch_step(&launch, step, self.images, self.seed, addresses)
         }
-        let stream = self.shared.launcher.stream();
+    }
+
+    /// Queues the copy of the input and every step.
+    fn enqueue(&mut self, input: Input<'_>) -> Result<()> {
+        let stream = self.shared.launcher.own_stream();
         let copying = |e| failed("copying the input", e);
         let (first, rest) = self.plan.steps.split_first().expect("a plan has steps");
         match input {
@@ -119,29 +106,68 @@ impl Session for CudaSession {
             let source = step.source.expect("only the first step reads the input");
             self.start(step, self.address(&self.buffers[source]))?;
         }
-        // Pageable host memory may be read until the copy is over.
-        stream.synchronize().map_err(|e| failed("running the network", e))
+        Ok(())
+    }
+}
+
+/// Copies `slice` up to `len` to the host, and waits for it and everything before it.
+fn download<T: DeviceRepr + Default + Clone>(
+    launcher: &Launcher,
+    slice: &CudaSlice<T>,
+    len: usize,
+    host: &mut Vec<T>,
+) -> Result<()> {
+    host.resize(len, T::default());
+    let stream = launcher.own_stream();
+    let copied = stream.memcpy_dtoh(&slice.slice(..len), host).and_then(|()| stream.synchronize());
+    copied.map_err(|e| {
+        launcher.settle(); // `host` must not be written to once its owner has it back
+        failed("running the network", e)
+    })
+}
+
+impl Session for CudaSession {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn reseed(&mut self, seed: u64) {
+        self.seed = seed;
+    }
+
+    fn run(&mut self, input: Input<'_>) -> Result<()> {
+        self.images = input.images(&self.plan)?;
+        if self.images == 0 {
+            return Ok(());
+        }
+        let queued = self.enqueue(input);
+        let launcher = &self.shared.launcher;
+        let wait = |()| launcher.own_stream().synchronize().map_err(|e| failed("running the network", e));
+        let done = queued.and_then(wait);
+        if done.is_err() {
+            launcher.settle(); // the input is the caller's again
+            self.images = 0;
+        }
+        done
     }
 
     fn logits(&mut self) -> Result<&[f32]> {
         let step = self.plan.logits();
-        let mut logits = std::mem::take(&mut self.logits);
-        let len = self.images * step.output.len();
-        let copied = self.download(&self.buffers[step.target], len, &mut logits);
-        self.logits = logits;
-        copied.map(|()| &self.logits[..])
+        let buffer = &self.buffers[step.target];
+        download(&self.shared.launcher, buffer, self.images * step.output.len(), &mut self.host.logits)?;
+        Ok(&self.host.logits)
     }
 
     fn top_k(&mut self, k: usize, score: Score) -> Result<&[Prediction]> {
         let classes = self.plan.classes();
         let k = k.min(classes);
-        self.predictions.clear();
+        self.host.predictions.clear();
         if self.images == 0 || k == 0 {
-            return Ok(&self.predictions);
+            return Ok(&[]);
         }
         if self.indices.len() < self.plan.batch * k {
-            self.indices = zeroed(&self.shared, self.plan.batch * k)?;
-            self.scores = zeroed(&self.shared, self.plan.batch * k)?;
+            self.indices = allocate(&self.shared, self.plan.batch * k)?;
+            self.scores = allocate(&self.shared, self.plan.batch * k)?;
         }
         let args = TopKArgs {
             logits: self.address(&self.buffers[self.plan.logits().target]),
@@ -155,25 +181,29 @@ impl Session for CudaSession {
         // SAFETY: top_k() selects the kernel that takes these args; logits are (images, classes) in a buffer of the plan,
         // the two outputs have room for (batch, k) and are buffers of their own, all held by the session.
         unsafe { self.shared.launcher.launch(&select::top_k(self.images), args)? };
-        let (mut indices, mut scores) = (vec![], vec![]);
-        self.download(&self.indices, self.images * k, &mut indices)?;
-        self.download(&self.scores, self.images * k, &mut scores)?;
-        let pairs = indices.into_iter().zip(scores);
-        self.predictions.extend(pairs.map(|(index, score)| Prediction { index: index as usize, score }));
-        Ok(&self.predictions)
+        let Host { indices, scores, predictions, .. } = &mut self.host;
+        download(&self.shared.launcher, &self.indices, self.images * k, indices)?;
+        download(&self.shared.launcher, &self.scores, self.images * k, scores)?;
+        let pairs = indices.iter().zip(&*scores);
+        predictions.extend(pairs.map(|(&index, &score)| Prediction { index: index as usize, score }));
+        Ok(predictions)
     }
 
     fn activation(&mut self, name: &str) -> Result<Activation> {
         let step = self.plan.kept(name)?;
         let Shape { h, w, c } = step.output;
         let mut values = vec![];
-        self.download(&self.buffers[step.target], self.images * step.output.len(), &mut values)?;
+        let buffer = &self.buffers[step.target];
+        download(&self.shared.launcher, buffer, self.images * step.output.len(), &mut values)?;
         Ok(Activation { shape: [self.images, h, w, c], values })
     }
 }
 
-/// `len` zeros on the device; at least one, since the driver has no empty allocations.
-fn zeroed<T: DeviceRepr + ValidAsZeroBits>(shared: &Shared, len: usize) -> Result<CudaSlice<T>> {
-    let stream = shared.launcher.stream();
-    stream.alloc_zeros(len.max(1)).map_err(|e| failed(&format!("allocating {} MB", (len * size_of::<T>()) >> 20), e))
+/// Memory for `len` elements on the device, at least one, since the driver has no empty allocations.
+fn allocate<T: DeviceRepr>(shared: &Shared, len: usize) -> Result<CudaSlice<T>> {
+    let stream = shared.launcher.own_stream();
+    // SAFETY: uninitialised device memory, which a step of the same run writes before another reads it; Plan::check and the
+    // number of images bound what is read by what was written. Tools that look for uninitialised reads see it so.
+    let slice = unsafe { stream.alloc(len.max(1)) };
+    slice.map_err(|e| failed(&format!("allocating {} MB", (len * size_of::<T>()) >> 20), e))
 }
