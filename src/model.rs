@@ -14,7 +14,7 @@ use crate::cuda::{CudaBackend, CudaDevice};
 use crate::image::{self, DecodeOptions};
 use crate::net::{Network, Variant};
 use crate::plan::Plan;
-use crate::weights::{Checkpoint, Weights, imagenet1k_v1, read_labels, seeded};
+use crate::weights::{Checkpoint, Weights, imagenet1k_v1, seeded};
 use crate::{Error, Result};
 
 /// The demo checkpoint that is used where none is named: ten kinds of drawn shapes, torchvision's topology.
@@ -159,9 +159,9 @@ impl Model {
     fn build(checkpoint: Checkpoint, options: &Options, device: (OpenDevice, Option<String>)) -> Result<Self> {
         let (device, fallback) = device;
         let variant = checkpoint.choose_variant(options.variant)?;
-        let file = options.labels.as_ref().map(|path| Ok((path.clone(), read_labels(path)?))).transpose()?;
         let input_size = options.input_size.unwrap_or(variant.input_size);
-        let labels = checkpoint.choose_labels(file, checkpoint.network(variant, input_size)?.classes())?;
+        let classes = checkpoint.network(variant, input_size)?.classes();
+        let labels = checkpoint.choose_labels(options.labels.as_deref(), classes)?;
         let weights = checkpoint.into_weights(variant, input_size)?;
         let network = weights.network().clone();
         let backend = device.upload(weights)?;

@@ -105,7 +105,8 @@ impl Plan {
     }
 
     /// Checks what backends rely on: steps form a chain over buffers that are large enough, and read weights that
-    /// `network` has, in shapes that fit; LRN has the one exponent that kernels have, 0.75. Plans made by this type pass for their network; their fields are public.
+    /// `network` has, in shapes that fit; LRN has the one exponent that kernels have, 0.75. Plans made by this type pass for
+    /// their network; their fields are public.
     ///
     /// # Errors
     /// [`Error::Usage`] naming the first step that does not fit.
@@ -153,7 +154,7 @@ impl Plan {
                 StepKind::Linear { weights, .. } => (to.h, to.w) == (1, 1) && weight_fits(weights, &[to.c, from.len()]),
                 StepKind::MaxPool(pool) => from.c == to.c && windows(pool.kernel, pool.stride, 0),
                 StepKind::AvgPool => from.c == to.c && !to.is_empty(),
-                StepKind::Lrn(lrn) => from == to && from.c % lrn.scope.towers() == 0 && lrn.beta == 0.75,
+                StepKind::Lrn(lrn) => from == to && from.c % lrn.scope.towers() == 0 && lrn.beta == LRN_BETA,
                 StepKind::Dropout { .. } => from == to,
             };
             if !chained || !fits {
@@ -183,6 +184,9 @@ impl Plan {
         step.ok_or_else(|| Error::Usage(format!("the plan was made without keeping '{name}'")))
     }
 }
+
+/// LRN's exponent, the same in all variants: kernels take it with square roots instead of a power.
+pub(crate) const LRN_BETA: f64 = 0.75;
 
 /// Dropout's mask: an element whose random word is below the first number is dropped, the others are multiplied by the
 /// second, 1 / (1 - p). Every backend takes both from here, so that masks and values agree to the bit.

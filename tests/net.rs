@@ -197,9 +197,14 @@ fn labels_come_from_file_metadata_or_imagenet() {
     assert_eq!(checkpoint.choose_labels(None, 3).unwrap(), None);
     assert_eq!(checkpoint.choose_labels(None, 1000).unwrap().unwrap()[..2], ["tench", "goldfish"]);
     let names = |n: usize| (0..n).map(|i| format!("label {i}")).collect::<Vec<_>>();
-    let file = |n| Some(("names.txt".into(), names(n)));
-    assert_eq!(checkpoint.choose_labels(file(3), 3).unwrap().unwrap(), names(3));
-    assert_eq!(checkpoint.choose_labels(file(4), 3).unwrap_err().exit_code(), 2);
+    let folder = tempfile::tempdir().unwrap();
+    let file = |n: usize| {
+        let path = folder.path().join(format!("{n}.txt"));
+        std::fs::write(&path, names(n).join("\n")).unwrap();
+        path
+    };
+    assert_eq!(checkpoint.choose_labels(Some(&file(3)), 3).unwrap().unwrap(), names(3));
+    assert_eq!(checkpoint.choose_labels(Some(&file(4)), 3).unwrap_err().exit_code(), 2);
     checkpoint.labels = Some(names(2));
     assert_eq!(checkpoint.choose_labels(None, 3).unwrap_err().exit_code(), 4);
     assert_eq!(checkpoint.choose_labels(None, 2).unwrap().unwrap(), names(2));

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use alexnet::net::Variant;
-use alexnet::weights::read_labels;
 use alexnet::{Result, open_checkpoint};
 
 use super::{Outcome, args, init, note};
@@ -29,8 +28,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let mut checkpoint = open_checkpoint(&args.input, args.model)?;
     let variant = checkpoint.choose_variant(args.model)?;
     let classes = checkpoint.network(variant, variant.input_size)?.classes();
-    let file = args.labels.as_ref().map(|path| Ok((path.clone(), read_labels(path)?))).transpose()?;
-    checkpoint.labels = checkpoint.choose_labels(file, classes)?;
+    checkpoint.labels = checkpoint.choose_labels(args.labels.as_deref(), classes)?;
     checkpoint.variant = Some(variant.name.into());
     checkpoint.reject_non_finite()?;
     checkpoint.save_safetensors(&args.output)?;

@@ -4,10 +4,10 @@
 
 use std::cell::RefCell;
 
-use gemm::{Parallelism, gemm};
 use rayon::prelude::*;
 
 use super::bias_relu;
+use super::gemm::multiply_transposed;
 use crate::net::{Conv, Shape};
 use crate::weights::LayerWeights;
 
@@ -61,32 +61,9 @@ pub fn forward(filters: &Filters, relu: bool, input: Shape, output: Shape, sourc
                 let rows = &filters.rows[group * group_k * gemm_k..][..group_k * gemm_k];
                 let target = &mut target[group * group_k..];
                 assert!(target.len() >= (gemm_m - 1) * output.c + group_k);
-                // SAFETY: `columns` is gemm_m x gemm_k, `rows` group_k x gemm_k, both contiguous and just sliced to
-                // those lengths; `target` holds gemm_m rows of group_k elements at stride output.c, as asserted; the
-                // target is borrowed mutably and overlaps neither.
-                unsafe {
-                    gemm(
-                        gemm_m,
-                        group_k,
-                        gemm_k,
-                        target.as_mut_ptr(),
-                        1,
-                        output.c as isize,
-                        false,
-                        columns.as_ptr(),
-                        1,
-                        gemm_k as isize,
-                        rows.as_ptr(),
-                        gemm_k as isize,
-                        1,
-                        0.0,
-                        1.0,
-                        false,
-                        false,
-                        false,
-                        Parallelism::None,
-                    );
-                }
+                // SAFETY: `columns` has gemm_m rows and `rows` group_k; `target` holds gemm_m rows of group_k elements at
+                // stride output.c, as asserted, and is borrowed mutably.
+                unsafe { multiply_transposed(columns, rows, gemm_k, target.as_mut_ptr(), output.c) };
             }
         });
         bias_relu(target, &filters.bias, relu);

@@ -1,10 +1,10 @@
 //! Fully connected layers. Up to [`DOT_BATCH`] images are bound by reading the weights and take dot products; more images
 //! take a GEMM.
 
-use gemm::{Parallelism, gemm};
 use rayon::prelude::*;
 
 use super::bias_relu;
+use super::gemm::multiply_transposed;
 use crate::net::Shape;
 use crate::weights::LayerWeights;
 
@@ -83,28 +83,6 @@ fn multiply(matrix: &Matrix, images: usize, source: &[f32], target: &mut [f32]) 
         // SAFETY: `source` is images x inputs and `rows` is (its own count) x inputs, contiguous; the task writes columns
         // task * width and on of `target`, at most `outputs` of them in all, which no other task touches; lengths are
         // asserted above.
-        unsafe {
-            gemm(
-                images,
-                rows.len() / matrix.inputs,
-                matrix.inputs,
-                columns.start.add(task * width),
-                1,
-                outputs as isize,
-                false,
-                source.as_ptr(),
-                1,
-                matrix.inputs as isize,
-                rows.as_ptr(),
-                matrix.inputs as isize,
-                1,
-                0.0,
-                1.0,
-                false,
-                false,
-                false,
-                Parallelism::None,
-            );
-        }
+        unsafe { multiply_transposed(source, rows, matrix.inputs, columns.start.add(task * width), outputs) };
     });
 }

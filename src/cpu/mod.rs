@@ -4,6 +4,7 @@
 
 mod conv;
 mod dropout;
+mod gemm;
 mod linear;
 mod lrn;
 pub mod naive;

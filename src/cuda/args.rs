@@ -4,7 +4,7 @@
 use std::mem::offset_of;
 
 use crate::net::{ChannelOrder, Conv, Lrn, Preprocess, Shape};
-use crate::plan::{Step, dropout_mask};
+use crate::plan::{LRN_BETA, Step, dropout_mask};
 
 /// A device address.
 pub type DevicePtr = u64;
@@ -169,7 +169,7 @@ impl PoolArgs {
 impl LrnArgs {
     /// LRN over `images` activations of `shape`.
     pub fn new(lrn: &Lrn, shape: Shape, images: usize, input: DevicePtr, output: DevicePtr) -> Self {
-        assert_eq!(lrn.beta, 0.75, "the kernel has one exponent");
+        assert_eq!(lrn.beta, LRN_BETA, "the kernel has one exponent");
         LrnArgs {
             input,
             output,

@@ -1,11 +1,11 @@
 //! A checkpoint meets a variant: which of the six it is, and whether every tensor fits.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::{Checkpoint, imagenet1k_labels};
+use super::{Checkpoint, imagenet1k_labels, read_labels};
 use crate::net::{Layer, Network, Op, VARIANTS, Variant};
 use crate::{Error, Result};
 
@@ -159,29 +159,34 @@ impl Checkpoint {
     /// missing, unexpected, of another shape or not finite.
     pub fn into_weights(self, variant: &'static Variant, input_size: usize) -> Result<Weights> {
         let network = self.network(variant, input_size)?;
-        self.reject_non_finite()?;
-        let mut tensors = self.tensors;
+        let Checkpoint { path, mut tensors, .. } = self;
         let mut take = |name: &str| tensors.remove(name).expect("the network was inferred from these tensors");
         let layers: Vec<_> = network.parameters().map(|p| (take(&p.weight()), take(&p.bias()))).collect();
         let layers: Vec<_> = layers
             .into_par_iter()
             .map(|(weight, bias)| LayerWeights { weight: weight.to_f32(), bias: bias.to_f32() })
             .collect();
+        // The decoded values are looked at, so that no tensor is decoded twice.
+        let values = network.parameters().zip(&layers);
+        let values = values.flat_map(|(p, layer)| [(p.weight(), &layer.weight), (p.bias(), &layer.bias)]);
+        let index = |values: &[f32]| values.iter().position(|v| !v.is_finite());
+        let mut problems: Vec<_> = values.filter_map(|(name, v)| Some(not_finite(&name, index(v)?))).collect();
+        if !problems.is_empty() {
+            problems.sort();
+            return Err(Error::Weights { path, problems });
+        }
         Weights::new(network, layers)
     }
 
+    /// For conversion, which keeps tensors as they are stored.
+    ///
     /// # Errors
     /// [`Error::Weights`] naming every tensor with a value that is no finite f32, and where.
     pub fn reject_non_finite(&self) -> Result<()> {
         let problems: Vec<_> = self
             .tensors
             .par_iter()
-            .filter_map(|(name, tensor)| {
-                let index = tensor.first_non_finite()?;
-                Some(format!(
-                    "{name}: expected finite values, found NaN, infinity or a number beyond f32 at element {index}"
-                ))
-            })
+            .filter_map(|(name, tensor)| Some(not_finite(name, tensor.first_non_finite()?)))
             .collect();
         if problems.is_empty() { Ok(()) } else { Err(Error::Weights { path: self.path.clone(), problems }) }
     }
@@ -199,9 +204,11 @@ impl Checkpoint {
     /// Class names: `file`'s, else the metadata's, else ImageNet-1k's for 1000 classes, else none.
     ///
     /// # Errors
-    /// [`Error::Usage`] or [`Error::Weights`] where their number is not `classes`.
-    pub fn choose_labels(&self, file: Option<(PathBuf, Vec<String>)>, classes: usize) -> Result<Option<Vec<String>>> {
-        if let Some((path, labels)) = file {
+    /// [`Error::Usage`] for a file that [`read_labels`] refuses; it or [`Error::Weights`] where the number of names is not
+    /// `classes`.
+    pub fn choose_labels(&self, file: Option<&Path>, classes: usize) -> Result<Option<Vec<String>>> {
+        if let Some(path) = file {
+            let labels = read_labels(path)?;
             return match labels.len() {
                 n if n == classes => Ok(Some(labels)),
                 n => Err(Error::Usage(format!("{}: has {n} labels, the network {classes} classes", path.display()))),
@@ -217,4 +224,8 @@ impl Checkpoint {
             None => Ok(None),
         }
     }
+}
+
+fn not_finite(tensor: &str, index: usize) -> String {
+    format!("{tensor}: expected finite values, found NaN, infinity or a number beyond f32 at element {index}")
 }
