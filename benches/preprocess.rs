@@ -19,7 +19,7 @@ fn main() {
         let shape = Shape { h: size, w: size, c: 3 };
         let pool = Op::MaxPool(Pool { kernel: 1, stride: 1 });
         let case = Case { variant: variant.name, name: "preprocess", op: pool, input: shape, output: shape };
-        let weights = case.weights_with(variant.preprocess, false, || 0.0);
+        let weights = case.weights_with(variant.preprocess, false, false, || 0.0);
         let network = weights.network().clone();
         let backend = CpuBackend::new(weights, layers::threads()).expect("threads start");
         for batch in layers::BATCHES {

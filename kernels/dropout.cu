@@ -4,6 +4,7 @@
 //   element i uses word i % 4 of philox(counter = {i / 4 low, i / 4 high, layer, 0}, key = {seed low, seed high})
 //   kept where word >= threshold = p * 2^32
 #include "common/args.cuh"
+#include "common/element.cuh"
 #include "common/grid.cuh"
 
 namespace dropout {
@@ -29,7 +30,10 @@ __device__ Words philox(unsigned long long counter, unsigned int layer, unsigned
 }
 
 // A thread takes four neighbouring elements, the words of one Philox call.
-extern "C" __global__ void __launch_bounds__(256) dropout_f32(const DropoutArgs args) {
+template <typename T>
+__device__ void dropout(const DropoutArgs& args) {
+    const T* input = static_cast<const T*>(args.input);
+    T* output = static_cast<T*>(args.output);
     const unsigned long long blocks = (args.count + 3) / 4;
     for (unsigned long long block = grid_thread(); block < blocks; block += grid_threads()) {
         const Words words = philox(block, args.layer, args.seed);
@@ -37,8 +41,12 @@ extern "C" __global__ void __launch_bounds__(256) dropout_f32(const DropoutArgs 
         for (int i = 0; i < 4; i++) {
             const unsigned long long index = block * 4 + i;
             if (index >= args.count) break;
-            args.output[index] = words.word[i] >= args.threshold ? __ldg(args.input + index) * args.scale : 0.0f;
+            const float kept = load_element(input + index) * args.scale;
+            store_element(output + index, words.word[i] >= args.threshold ? kept : 0.0f);
         }
     }
 }
+
+extern "C" __global__ void __launch_bounds__(256) dropout_f32(const DropoutArgs args) { dropout<float>(args); }
+extern "C" __global__ void __launch_bounds__(256) dropout_f16(const DropoutArgs args) { dropout<__half>(args); }
 } // namespace dropout

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::backend::{Activation, Backend, Input, Prediction, Score, Session};
 use crate::cpu::CpuBackend;
 #[cfg(feature = "cuda")]
-use crate::cuda::{CudaBackend, CudaDevice};
+use crate::cuda::{CudaBackend, CudaDevice, Element};
 use crate::image::{self, DecodeOptions};
 use crate::net::{Network, Variant};
 use crate::plan::Plan;
@@ -24,7 +24,7 @@ static DEMO: &[u8] = include_bytes!("../samples/shapes.safetensors");
 const CALL_BATCH: usize = 32;
 
 /// Said of an image whose logits are not all finite.
-pub const NOT_FINITE: &str = "the network's output is not finite: its weights overflow float32 on this picture";
+pub const NOT_FINITE: &str = "the network's output is not finite: values overflow its precision on this picture";
 
 /// How to load a model. The default takes everything from the checkpoint.
 #[derive(Debug, Clone, Default)]
@@ -85,6 +85,21 @@ pub enum Precision {
     Float16,
     /// bfloat16 with single-precision sums.
     Bfloat16,
+}
+
+impl Precision {
+    /// Every precision.
+    pub const ALL: [Precision; 4] = [Precision::Float32, Precision::Tf32, Precision::Float16, Precision::Bfloat16];
+
+    /// PyTorch's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::Float32 => "float32",
+            Precision::Tf32 => "tf32",
+            Precision::Float16 => "float16",
+            Precision::Bfloat16 => "bfloat16",
+        }
+    }
 }
 
 /// A network with its weights on a device. Shared freely between threads.
@@ -358,34 +373,46 @@ enum OpenDevice {
         threads: usize,
     },
     #[cfg(feature = "cuda")]
-    Cuda(CudaDevice),
+    Cuda {
+        device: CudaDevice,
+        precision: Precision,
+    },
 }
 
 impl OpenDevice {
     /// The device asked for, and why it is not a better one where any would do.
     fn open(options: &Options) -> Result<(Self, Option<String>)> {
-        if options.precision != Precision::Float32 {
-            return Err(Error::Usage("this version computes in float32 only; leave out --precision".into()));
-        }
         let all = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let cpu = OpenDevice::Cpu { threads: options.threads.unwrap_or_else(all).get() };
+        let precision = options.precision;
+        let cpu_computes = precision == Precision::Float32;
         match options.device {
-            Device::Cpu => Ok((cpu, None)),
-            Device::Cuda(ordinal) => Ok((Self::cuda(ordinal)?, None)),
-            Device::Auto => Ok(match Self::cuda(0) {
-                Ok(device) => (device, None),
-                Err(error) => (cpu, Some(error.to_string())),
-            }),
+            Device::Cpu if cpu_computes => Ok((cpu, None)),
+            Device::Cpu => Err(Error::Usage(format!(
+                "the CPU computes in float32, not {}; leave out --precision, or say --device cuda",
+                precision.name()
+            ))),
+            Device::Cuda(ordinal) => Ok((Self::cuda(ordinal, precision)?, None)),
+            Device::Auto => match Self::cuda(0, precision) {
+                Ok(device) => Ok((device, None)),
+                Err(Error::Device(reason)) if cpu_computes => Ok((cpu, Some(reason))),
+                Err(Error::Device(reason)) => Err(Error::Device(format!(
+                    "{} needs a GPU, and the CPU is no substitute: {reason}",
+                    precision.name()
+                ))),
+                Err(error) => Err(error),
+            },
         }
     }
 
     #[cfg(feature = "cuda")]
-    fn cuda(ordinal: usize) -> Result<Self> {
-        CudaDevice::open(ordinal).map(OpenDevice::Cuda)
+    fn cuda(ordinal: usize, precision: Precision) -> Result<Self> {
+        Element::of(precision)?;
+        Ok(OpenDevice::Cuda { device: CudaDevice::open(ordinal)?, precision })
     }
 
     #[cfg(not(feature = "cuda"))]
-    fn cuda(_: usize) -> Result<Self> {
+    fn cuda(_: usize, _: Precision) -> Result<Self> {
         Err(Error::Device("built without the feature cuda; build with it, or say --device cpu".into()))
     }
 
@@ -393,7 +420,7 @@ impl OpenDevice {
         match self {
             OpenDevice::Cpu { threads } => Ok(Box::new(CpuBackend::new(weights, threads)?)),
             #[cfg(feature = "cuda")]
-            OpenDevice::Cuda(device) => Ok(Box::new(CudaBackend::new(weights, &device)?)),
+            OpenDevice::Cuda { device, precision } => Ok(Box::new(CudaBackend::new(weights, &device, precision)?)),
         }
     }
 }

@@ -33,6 +33,8 @@ pub struct Step {
     pub target: usize,
     /// True when the output must outlive the run, because it was asked for.
     pub kept: bool,
+    /// True for the last step, whose output is the logits.
+    pub logits: bool,
 }
 
 /// What a [`Step`] computes. `weights` counts the weighted layers from conv1 = 0.
@@ -205,6 +207,7 @@ fn fuse(network: &Network, training: bool) -> Vec<Step> {
         source: None,
         target: 0,
         kept: false,
+        logits: false,
     };
     let mut steps = vec![step("input", StepKind::Preprocess(network.variant.preprocess), input, input)];
     let mut weights = 0;
@@ -231,6 +234,7 @@ fn fuse(network: &Network, training: bool) -> Vec<Step> {
         weights += usize::from(matches!(kind, StepKind::Conv { .. } | StepKind::Linear { .. }));
         steps.push(step(node.layer.name, kind, node.input, node.output));
     }
+    steps.last_mut().expect("the input step is there").logits = true;
     steps
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A one-layer network goes through the same plan, backend and session as a whole one, so a case runs on every backend.
 
-use alexnet::net::{Layer, Network, Node, Op, Preprocess, Shape, VARIANTS, Variant};
+use alexnet::net::{Layer, Network, Node, Op, Pool, Preprocess, Shape, VARIANTS, Variant};
 use alexnet::weights::{LayerWeights, Weights};
 use rand::{Rng, RngExt};
 
@@ -35,17 +35,27 @@ pub fn published_layers() -> Vec<Case> {
 }
 
 impl Case {
-    /// This layer as a network with weights from `draw`; `relu` adds a ReLU, which plans fuse.
+    /// This layer as a network with weights from `draw`; `relu` adds a ReLU, which plans fuse. Its outputs are logits.
     pub fn weights(&self, relu: bool, draw: impl FnMut() -> f32) -> Weights {
-        self.weights_with(VARIANTS[0].preprocess, relu, draw)
+        self.weights_with(VARIANTS[0].preprocess, relu, false, draw)
     }
 
-    /// As [`weights`](Self::weights), with pixels preprocessed so.
-    pub fn weights_with(&self, preprocess: Preprocess, relu: bool, mut draw: impl FnMut() -> f32) -> Weights {
+    /// As [`weights`](Self::weights), with pixels preprocessed so; `hidden` adds a pool that changes nothing, so that the
+    /// outputs are not logits.
+    pub fn weights_with(
+        &self,
+        preprocess: Preprocess,
+        relu: bool,
+        hidden: bool,
+        mut draw: impl FnMut() -> f32,
+    ) -> Weights {
         let layer = |name, op| Layer { name, module: name, op };
         let mut layers = vec![layer("layer", self.op)];
         if relu {
             layers.push(layer("relu", Op::Relu));
+        }
+        if hidden {
+            layers.push(layer("hidden", Op::MaxPool(Pool { kernel: 1, stride: 1 })));
         }
         // Leaked: descriptions are constants everywhere else, and a test process has room for a few hundred.
         let variant: &'static Variant = Box::leak(Box::new(Variant {
@@ -55,8 +65,10 @@ impl Case {
             layers: Box::leak(layers.into_boxed_slice()),
             torch_class: None,
         }));
-        let shapes = [(self.input, self.output), (self.output, self.output)];
-        let nodes = variant.layers.iter().zip(shapes).map(|(layer, (input, output))| Node { layer, input, output });
+        let nodes = variant.layers.iter().enumerate().map(|(index, layer)| {
+            let input = if index == 0 { self.input } else { self.output };
+            Node { layer, input, output: self.output }
+        });
         let network = Network { variant, input_size: self.input.h, nodes: nodes.collect() };
         let parameters: Vec<_> = network.parameters().collect();
         let mut values = |count| (0..count).map(|_| draw()).collect();

@@ -1,4 +1,4 @@
-//! The devices that tests run on: the CPU, and a CUDA device, real or emulated.
+//! What tests run on: the CPU, and a CUDA device, real or emulated, in each precision.
 //!
 //! `ALEXNET_TEST_DEVICE=emulated|cuda` chooses the CUDA device; unset, it is a real GPU where one passes preflight, else
 //! the emulated one. Which one it is, is printed once.
@@ -9,25 +9,69 @@ use std::sync::OnceLock;
 
 use alexnet::backend::Backend;
 use alexnet::cpu::CpuBackend;
-use alexnet::cuda::{CudaBackend, CudaDevice};
+use alexnet::cuda::{CudaBackend, CudaDevice, Element};
 use alexnet::weights::Weights;
-use alexnet::{Device, Options};
+use alexnet::{Device, Options, Precision};
+use half::f16;
 
 /// Threads of the CPU backend in tests.
 const THREADS: usize = 2;
 
-/// Default options on `device`: never `Device::Auto`, which would take whatever device another test has opened.
-pub fn options(device: Device) -> Options {
-    if device != Device::Cpu {
-        cuda();
-    }
-    Options { device, ..Options::default() }
+/// A device and a precision.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Target {
+    pub device: Device,
+    pub precision: Precision,
 }
 
-/// `weights` on `device`.
-pub fn backend(device: Device, weights: Weights) -> Box<dyn Backend> {
-    match device {
-        Device::Cuda(_) => Box::new(CudaBackend::new(weights, cuda()).unwrap()),
+pub const CPU: Target = Target { device: Device::Cpu, precision: Precision::Float32 };
+pub const CUDA: Target = Target { device: Device::Cuda(0), precision: Precision::Float32 };
+pub const CUDA_F16: Target = Target { device: Device::Cuda(0), precision: Precision::Float16 };
+
+impl Target {
+    /// Type of activations and filters.
+    pub fn element(self) -> Element {
+        Element::of(self.precision).unwrap()
+    }
+
+    /// The value as this target stores it. Oracles get inputs and weights that went through this.
+    pub fn round(self, value: f32) -> f32 {
+        match self.element() {
+            Element::F32 => value,
+            Element::F16 => f16::from_f32(value).to_f32(),
+        }
+    }
+
+    /// Limit of a layer's sum of squared errors over its sum of squares, against f64 on the same stored inputs. f32's floor
+    /// is 4e-12, f16's rounding of the output alone 4e-8; a dropped last k of fc6 costs 1.5e-5.
+    pub fn layer_nmse(self) -> f64 {
+        match self.element() {
+            Element::F32 => 1e-10,
+            Element::F16 => 3e-7,
+        }
+    }
+
+    /// Limit of a whole network's errors, in parts of the logits' rms.
+    pub fn network_error(self) -> f64 {
+        match self.element() {
+            Element::F32 => 1e-4,
+            Element::F16 => 1e-2,
+        }
+    }
+}
+
+/// Default options on `target`: never `Device::Auto`, which would take whatever device another test has opened.
+pub fn options(target: Target) -> Options {
+    if target.device != Device::Cpu {
+        cuda();
+    }
+    Options { device: target.device, precision: target.precision, ..Options::default() }
+}
+
+/// `weights` on `target`.
+pub fn backend(target: Target, weights: Weights) -> Box<dyn Backend> {
+    match target.device {
+        Device::Cuda(_) => Box::new(CudaBackend::new(weights, cuda(), target.precision).unwrap()),
         _ => Box::new(CpuBackend::new(weights, THREADS).unwrap()),
     }
 }
@@ -95,15 +139,18 @@ fn probe() {
     }
 }
 
-/// Stamps every named function, which takes a [`Device`], as a test of each device.
+/// Stamps every named function, which takes a [`Target`], as a test of each target.
 #[macro_export]
 macro_rules! on_every_device {
     ($($test:ident)*) => {
         mod cpu {
-            $(#[test] fn $test() { super::$test(alexnet::Device::Cpu) })*
+            $(#[test] fn $test() { super::$test($crate::device::CPU) })*
         }
         mod cuda {
-            $(#[test] fn $test() { super::$test(alexnet::Device::Cuda(0)) })*
+            $(#[test] fn $test() { super::$test($crate::device::CUDA) })*
+        }
+        mod cuda_f16 {
+            $(#[test] fn $test() { super::$test($crate::device::CUDA_F16) })*
         }
     };
 }

@@ -1,13 +1,13 @@
 //! Dropout in the forward pass of training: where it stands, its mask's statistics, and that inference has none.
 
+use alexnet::Model;
 use alexnet::Session;
 use alexnet::backend::Input;
 use alexnet::net::VARIANTS;
 use alexnet::plan::{Plan, StepKind};
 use alexnet::weights::seeded;
-use alexnet::{Device, Model};
 
-use crate::device::{self, options};
+use crate::device::{self, CPU, CUDA, Target, options};
 use crate::{on_every_device, testdata};
 
 on_every_device! { elements_are_dropped_or_doubled }
@@ -45,7 +45,7 @@ fn placement() {
 }
 
 /// Every element is zero or exactly doubled, by the demo checkpoints of both placements.
-fn elements_are_dropped_or_doubled(on: Device) {
+fn elements_are_dropped_or_doubled(on: Target) {
     for (checkpoint, before) in [("shapes", "pool5"), ("shapes-paper", "fc6")] {
         let path = testdata::path(&format!("samples/{checkpoint}.safetensors"));
         let model = Model::load(&path, &options(on)).unwrap();
@@ -84,7 +84,7 @@ fn masks_are_independent() {
                 *number = layer;
             }
         }
-        let mut session = device::backend(Device::Cpu, weights.clone()).session(plan).unwrap();
+        let mut session = device::backend(CPU, weights.clone()).session(plan).unwrap();
         session.reseed(seed);
         session.run(Input::Tensor(&ones)).unwrap();
         session.activation("layer").unwrap().values.iter().map(|&v| f64::from(v) - 1.0).collect()
@@ -96,7 +96,7 @@ fn masks_are_independent() {
         (a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>() / n as f64, limit(n))
     };
     let first = mask(0, 0);
-    let mut on_cuda = device::backend(Device::Cuda(0), weights.clone()).session(plan.clone()).unwrap();
+    let mut on_cuda = device::backend(CUDA, weights.clone()).session(plan.clone()).unwrap();
     on_cuda.run(Input::Tensor(&ones)).unwrap();
     let on_cuda = on_cuda.activation("layer").unwrap().values;
     assert!(

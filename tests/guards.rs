@@ -4,74 +4,87 @@
 use std::sync::Arc;
 
 use alexnet::cuda::args::TopKArgs;
-use alexnet::cuda::select::{self, Kernel, Launch};
-use alexnet::cuda::{Addresses, Launcher};
-use alexnet::net::{Lrn, LrnScope, Op, Shape};
+use alexnet::cuda::select::{self, Launch};
+use alexnet::cuda::{Addresses, Element, Launcher};
+use alexnet::net::{Lrn, LrnScope, Op, Shape, VARIANTS};
 use alexnet::plan::{Plan, StepKind};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::cases::{Case, uniform};
-use crate::device;
+use crate::device::{self, CUDA, CUDA_F16, Target};
 use crate::kernels::{case, random_conv, random_linear, random_pool};
 
-/// Canaries on each side, in f32 elements: 4 KiB.
-const GUARD: usize = 1024;
-/// A NaN that no arithmetic gives.
-const CANARY: u32 = 0x7fc0_dead;
+/// Bytes of canaries on each side.
+const GUARD: usize = 4096;
+const CANARY: u8 = 0xA5;
 
-/// Values between canaries on the device.
+/// Elements between canaries on the device.
 struct Guarded {
     name: &'static str,
-    slice: CudaSlice<f32>,
+    element: Element,
+    slice: CudaSlice<u8>,
     stream: Arc<CudaStream>,
-    len: usize,
 }
 
 impl Guarded {
-    fn new(launcher: &Launcher, name: &'static str, values: &[f32]) -> Self {
+    fn new(launcher: &Launcher, name: &'static str, element: Element, values: &[f32]) -> Self {
+        Self::with_bytes(launcher, name, element, &element.encode(values))
+    }
+
+    fn with_bytes(launcher: &Launcher, name: &'static str, element: Element, bytes: &[u8]) -> Self {
         // SAFETY: everything here runs on this one stream.
         let stream = Arc::clone(unsafe { launcher.stream() });
-        let guard = [f32::from_bits(CANARY); GUARD];
-        let slice = stream.clone_htod(&[&guard[..], values, &guard[..]].concat()).unwrap();
-        Guarded { name, slice, stream, len: values.len() }
+        let guard = [CANARY; GUARD];
+        let slice = stream.clone_htod(&[&guard[..], bytes, &guard[..]].concat()).unwrap();
+        Guarded { name, element, slice, stream }
     }
 
     fn address(&self) -> u64 {
-        self.slice.device_ptr(&self.stream).0 + (GUARD * size_of::<f32>()) as u64
+        self.slice.device_ptr(&self.stream).0 + GUARD as u64
     }
 
-    /// The values, after the canaries were found whole.
+    /// The elements, after the canaries were found whole.
     fn checked(&self, what: &str) -> Vec<f32> {
         let all = self.stream.clone_dtoh(&self.slice).unwrap();
         let (before, rest) = all.split_at(GUARD);
-        let (values, after) = rest.split_at(self.len);
+        let (bytes, after) = rest.split_at(rest.len() - GUARD);
         for (side, guard) in [("before", before), ("after", after)] {
-            let broken = guard.iter().position(|v| v.to_bits() != CANARY);
+            let broken = guard.iter().position(|byte| *byte != CANARY);
             assert_eq!(broken, None, "{what}: something wrote {side} the {}", self.name);
         }
-        values.to_vec()
+        let mut values = vec![];
+        self.element.decode(bytes, &mut values);
+        values
     }
 }
 
 /// Runs the one step of `case` on guarded memory.
-fn check(launcher: &Launcher, seed: u64, case: &Case, rng: &mut impl Rng) {
+fn check(launcher: &Launcher, on: Target, seed: u64, case: &Case, rng: &mut impl Rng) {
     let images = rng.random_range(1..=5);
-    let weights = case.weights(matches!(case.op, Op::Conv(_) | Op::Linear { .. }) && rng.random(), || uniform(rng));
+    let relu = matches!(case.op, Op::Conv(_) | Op::Linear { .. }) && rng.random();
+    let weights = case.weights_with(VARIANTS[0].preprocess, relu, rng.random(), || uniform(rng));
     let plan = Plan::train(weights.network(), images, &[]).unwrap();
-    let step = plan.steps.last().unwrap();
-    let mut values = |count: usize| -> Vec<f32> { (0..count).map(|_| uniform(rng)).collect() };
+    let step = &plan.steps[1];
+    let element = on.element();
+    let mut values = |count: usize| -> Vec<f32> { (0..count).map(|_| on.round(uniform(rng))).collect() };
     let (filter, bias) = match weights.layers().first() {
-        Some(layer) => (values(layer.weight.len()), values(layer.bias.len())),
+        Some(layer) => {
+            let rows = values(layer.weight.len());
+            let gemm_k = layer.weight.len() / layer.bias.len();
+            (element.encode_filter("layer", &rows, gemm_k).unwrap().into_owned(), values(layer.bias.len()))
+        }
         None => (vec![], vec![]),
     };
     let input = values(images * step.input.len());
-    let source = Guarded::new(launcher, "input", &input);
-    let (filter, bias) = (Guarded::new(launcher, "filter", &filter), Guarded::new(launcher, "bias", &bias));
-    let what = format!("seed {seed}, {images} images, {case:?}");
+    let source = Guarded::new(launcher, "input", element, &input);
+    let filter = Guarded::with_bytes(launcher, "filter", element, &filter);
+    let bias = Guarded::new(launcher, "bias", Element::F32, &bias);
+    let what = format!("seed {seed}, {images} images, {step:?}");
     let run = |launch: &Launch| {
-        let target = Guarded::new(launcher, "output", &vec![f32::NAN; images * step.output.len()]);
+        let unwritten = vec![f32::NAN; images * step.output.len()];
+        let target = Guarded::new(launcher, "output", element.of_output(step), &unwritten);
         let addresses = Addresses {
             source: source.address(),
             target: target.address(),
@@ -85,10 +98,10 @@ fn check(launcher: &Launcher, seed: u64, case: &Case, rng: &mut impl Rng) {
         assert!(output.iter().all(|v| v.is_finite()), "{what}: an output was not written");
         output
     };
-    let launch = select::select(step, images);
+    let launch = select::select(step, images, element);
     let output = run(&launch);
     // Grids that are far too small: threads stride over the rest, as they do over batches larger than a test's.
-    if launch.kernel != Kernel::Conv {
+    if !matches!(step.kind, StepKind::Conv { .. } | StepKind::Linear { .. }) {
         for blocks in [1, 3] {
             let strided = run(&Launch { grid: [blocks, 1, 1], ..launch });
             assert!(strided == output, "{what}: {blocks} blocks give another output");
@@ -101,6 +114,12 @@ fn check(launcher: &Launcher, seed: u64, case: &Case, rng: &mut impl Rng) {
 
 #[test]
 fn operands_are_read_and_written_within_bounds() {
+    for on in [CUDA, CUDA_F16] {
+        check_operands(on);
+    }
+}
+
+fn check_operands(on: Target) {
     let launcher = Launcher::new(device::cuda()).unwrap();
     for seed in 0..60 {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -118,18 +137,24 @@ fn operands_are_read_and_written_within_bounds() {
         for case in
             cases.iter().filter(|case| !matches!(case.op, Op::AdaptiveAvgPool { .. }) || case.input != case.output)
         {
-            check(&launcher, seed, case, &mut rng);
+            check(&launcher, on, seed, case, &mut rng);
         }
     }
 }
 
 #[test]
 fn pixels_are_read_within_bounds() {
+    for on in [CUDA, CUDA_F16] {
+        check_pixels(on);
+    }
+}
+
+fn check_pixels(on: Target) {
     let launcher = Launcher::new(device::cuda()).unwrap();
     for seed in 0..20 {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let shape = Shape { h: rng.random_range(1..=20), w: rng.random_range(1..=20), c: 3 };
-        let preprocess = alexnet::net::VARIANTS[4].preprocess;
+        let preprocess = VARIANTS[4].preprocess;
         let step = alexnet::plan::Step {
             layers: vec!["input"],
             kind: StepKind::Preprocess(preprocess),
@@ -138,22 +163,24 @@ fn pixels_are_read_within_bounds() {
             source: None,
             target: 0,
             kept: false,
+            logits: false,
         };
         let pixels: Vec<u8> = (0..shape.len()).map(|_| rng.random()).collect();
         // SAFETY: everything here runs on this one stream.
         let stream = unsafe { launcher.stream() };
         // Exactly as long as the pixels: a read past their end is found by the device or its tools.
         let source = stream.clone_htod(&pixels).unwrap();
-        let target = Guarded::new(&launcher, "output", &vec![f32::NAN; shape.len()]);
+        let target = Guarded::new(&launcher, "output", on.element(), &vec![f32::NAN; shape.len()]);
         let addresses = Addresses { source: source.device_ptr(stream).0, target: target.address(), filter: 0, bias: 0 };
-        let launch = Launch { grid: [rng.random_range(1..=2), 1, 1], ..select::select(&step, 1) };
+        let launch = Launch { grid: [rng.random_range(1..=2), 1, 1], ..select::select(&step, 1, on.element()) };
         // SAFETY: source and target hold one image of `shape` and live until the output is downloaded.
         unsafe { launcher.launch_step(&launch, &step, 1, 0, addresses).unwrap() };
         let output = target.checked(&format!("seed {seed}, {shape}"));
         for (index, value) in output.iter().enumerate() {
             let channel = index % 3;
             let pixel = pixels[index - channel + preprocess.source(channel)];
-            assert_eq!(value.to_bits(), preprocess.apply(pixel, channel).to_bits(), "seed {seed}, element {index}");
+            let expected = on.round(preprocess.apply(pixel, channel));
+            assert_eq!(value.to_bits(), expected.to_bits(), "seed {seed}, element {index}");
         }
     }
 }
@@ -173,9 +200,9 @@ fn best_classes_are_written_within_bounds() {
             _ => rng.random_range(-8i8..=8) as f32,
         };
         let values: Vec<f32> = (0..n * classes).map(|_| logit(&mut rng)).collect();
-        let logits = Guarded::new(&launcher, "logits", &values);
-        let indices = Guarded::new(&launcher, "indices", &vec![f32::NAN; n * k]);
-        let scores = Guarded::new(&launcher, "scores", &vec![f32::NAN; n * k]);
+        let logits = Guarded::new(&launcher, "logits", Element::F32, &values);
+        let indices = Guarded::new(&launcher, "indices", Element::F32, &vec![f32::NAN; n * k]);
+        let scores = Guarded::new(&launcher, "scores", Element::F32, &vec![f32::NAN; n * k]);
         let args = TopKArgs {
             logits: logits.address(),
             indices: indices.address(),

@@ -6,7 +6,7 @@ use alexnet::plan::{Plan, StepKind};
 use alexnet::weights::seeded;
 use alexnet::{Device, Error, Model, Options, Precision};
 
-use crate::device::options;
+use crate::device::{CPU, Target, options};
 use crate::{on_every_device, testdata};
 
 on_every_device! {
@@ -33,7 +33,7 @@ fn difference(found: &[f32], expected: &[f32]) -> f64 {
     found.iter().zip(expected).map(|(&f, &e)| f64::from((f - e).abs())).fold(0.0, f64::max) / rms
 }
 
-fn models_are_shared_between_threads(on: Device) {
+fn models_are_shared_between_threads(on: Target) {
     fn assert_send_sync<T: Send + Sync>() {}
     assert_send_sync::<Model>();
     let model = demo(options(on));
@@ -52,7 +52,7 @@ fn models_are_shared_between_threads(on: Device) {
 #[test]
 fn any_batch_size_gives_the_same_logits() {
     for checkpoint in ["samples/shapes.safetensors", "samples/shapes-paper.safetensors"] {
-        let model = Model::load(testdata::path(checkpoint).to_str().unwrap(), &options(Device::Cpu)).unwrap();
+        let model = Model::load(testdata::path(checkpoint).to_str().unwrap(), &options(CPU)).unwrap();
         let size = model.network().input_size;
         let pixels = pixels(67, size);
         let image = size * size * 3;
@@ -70,7 +70,7 @@ fn any_batch_size_gives_the_same_logits() {
 fn thread_counts_give_the_same_logits() {
     let pixels = pixels(9, 224);
     let logits = |threads: usize| {
-        let options = Options { threads: std::num::NonZeroUsize::new(threads), ..options(Device::Cpu) };
+        let options = Options { threads: std::num::NonZeroUsize::new(threads), ..options(CPU) };
         demo(options).logits(Input::Pixels(&pixels)).unwrap()
     };
     let expected = logits(1);
@@ -80,7 +80,7 @@ fn thread_counts_give_the_same_logits() {
     }
 }
 
-fn a_tensor_and_its_pixels_agree(on: Device) {
+fn a_tensor_and_its_pixels_agree(on: Target) {
     let model = demo(options(on));
     let pixels = pixels(3, 224);
     let input = model.activations(Input::Pixels(&pixels), &["input"]).unwrap().remove(0);
@@ -91,7 +91,7 @@ fn a_tensor_and_its_pixels_agree(on: Device) {
     assert_eq!(model.predict_pixels(&pixels, 0).unwrap(), vec![vec![]; 3]);
 }
 
-fn activations_come_in_the_order_asked_for(on: Device) {
+fn activations_come_in_the_order_asked_for(on: Target) {
     let model = demo(options(on));
     let pixels = pixels(2, 224);
     let layers = ["fc8", "pool5", "conv1", "relu1", "avgpool", "drop7", "fc7"];
@@ -113,7 +113,7 @@ fn activations_come_in_the_order_asked_for(on: Device) {
 fn torchvision_takes_other_input_sizes() {
     let bytes = testdata::bytes("samples/shapes.safetensors");
     for size in [63, 127, 160, 223, 225, 320, 512] {
-        let options = Options { input_size: Some(size), ..options(Device::Cpu) };
+        let options = Options { input_size: Some(size), ..options(CPU) };
         let model = demo(options);
         let pixels = pixels(2, size);
         let checkpoint = alexnet::weights::Checkpoint::from_bytes("demo".as_ref(), &bytes).unwrap();
@@ -127,7 +127,7 @@ fn torchvision_takes_other_input_sizes() {
     }
 }
 
-fn sessions_refuse_what_they_cannot_run(on: Device) {
+fn sessions_refuse_what_they_cannot_run(on: Target) {
     let model = demo(options(on));
     let mut session = model.session(2, &["pool1"]).unwrap();
     let pixels = pixels(3, 224);
@@ -154,7 +154,7 @@ fn sessions_refuse_what_they_cannot_run(on: Device) {
 /// Plans have public fields; one that does not fit its network is refused before a kernel relies on it.
 #[test]
 fn plans_that_do_not_fit_are_refused() {
-    let model = demo(options(Device::Cpu));
+    let model = demo(options(CPU));
     let good = Plan::new(model.network(), 4, &["pool1"]).unwrap();
     good.check(model.network()).unwrap();
     type Break = fn(&mut Plan);
@@ -184,14 +184,14 @@ fn plans_that_do_not_fit_are_refused() {
         break_it(&mut plan);
         assert!(matches!(plan.check(model.network()), Err(Error::Usage(_))), "{what}");
     }
-    let other = Plan::new(Model::load("seed:0", &options(Device::Cpu)).unwrap().network(), 1, &[]).unwrap();
+    let other = Plan::new(Model::load("seed:0", &options(CPU)).unwrap().network(), 1, &[]).unwrap();
     assert!(other.check(model.network()).is_err());
 }
 
 /// More images than a session takes at once.
 #[test]
 fn activations_of_many_images() {
-    let model = demo(options(Device::Cpu));
+    let model = demo(options(CPU));
     let pixels = pixels(70, 224);
     let fc7 = model.activations(Input::Pixels(&pixels), &["fc7", "fc8"]).unwrap();
     assert_eq!((fc7[0].shape, fc7[0].values.len()), ([70, 1, 1, 128], 70 * 128));
@@ -202,7 +202,7 @@ fn activations_of_many_images() {
 #[test]
 fn precisions_and_devices_that_are_not_there() {
     for precision in [Precision::Tf32, Precision::Float16, Precision::Bfloat16] {
-        let model = Model::demo(&Options { precision, ..options(Device::Cpu) });
+        let model = Model::demo(&Options { precision, ..options(CPU) });
         assert_eq!(model.err().unwrap().exit_code(), 2, "{precision:?}");
     }
     for text in ["gpu", "cuda:", "cuda:x", "CPU", ""] {
@@ -211,7 +211,7 @@ fn precisions_and_devices_that_are_not_there() {
     assert_eq!("cuda:3".parse::<Device>().unwrap(), Device::Cuda(3));
 }
 
-fn predictions_are_probabilities_best_first(on: Device) {
+fn predictions_are_probabilities_best_first(on: Target) {
     let model = demo(options(on));
     let pixels = pixels(4, 224);
     for predictions in model.predict_pixels(&pixels, 99).unwrap() {
@@ -223,7 +223,7 @@ fn predictions_are_probabilities_best_first(on: Device) {
 }
 
 /// A file that cannot be used has an error of its own; the others are predicted.
-fn files_fail_one_by_one(on: Device) {
+fn files_fail_one_by_one(on: Target) {
     let model = demo(options(on));
     let good = testdata::path("samples/shapes/star/0.jpg");
     let files = [good.clone(), testdata::path("tests/data/print/half.txt"), testdata::path("no/such/file.jpg"), good];

@@ -2,7 +2,8 @@
 // both sides assert size and offsets.
 //
 // Dialect: activations NHWC, filters KRSC, outputs NPQK. GEMM_M = N * P * Q, GEMM_N = K / groups,
-// GEMM_K = R * S * C / groups. All extents are counts of elements.
+// GEMM_K = R * S * C / groups. Activations and filters are float32 or f16, as the kernel's name says; all else is float32.
+// All extents are counts of elements.
 #pragma once
 
 #include <cstddef>
@@ -13,22 +14,22 @@
                   #type " differs from src/cuda/args.rs")
 
 struct ConvArgs {
-    const float* input;  // (N, H, W, C)
-    const float* filter; // (K, R, S, C / groups)
-    const float* bias;   // (K)
-    float* output;       // (N, P, Q, K)
+    const void* input;  // (N, H, W, C)
+    const void* filter; // (K, R, S, C / groups); f16 rows of GEMM_K are padded with zeros to a multiple of 8 elements
+    const float* bias;  // (K)
+    void* output;       // (N, P, Q, K)
     int n, h, w, c;
     int p, q, k;
     int r, s;
     int stride, padding, groups;
-    int relu; // 0 or 1
-    int reserved;
+    int relu;        // 0 or 1
+    int wide_output; // 1: an f16 kernel stores float32
 };
-ASSERT_LAYOUT(ConvArgs, reserved, 84, 88);
+ASSERT_LAYOUT(ConvArgs, wide_output, 84, 88);
 
 struct PoolArgs {
-    const float* input; // (N, H, W, C)
-    float* output;      // (N, P, Q, C)
+    const void* input; // (N, H, W, C)
+    void* output;      // (N, P, Q, C)
     int n, h, w, c;
     int p, q;
     int kernel, stride; // unused by the adaptive average
@@ -36,8 +37,8 @@ struct PoolArgs {
 ASSERT_LAYOUT(PoolArgs, stride, 44, 48);
 
 struct LrnArgs {
-    const float* input; // (pixels, C)
-    float* output;      // (pixels, C)
+    const void* input; // (pixels, C)
+    void* output;      // (pixels, C)
     long long pixels;
     int c, tower; // channels, and channels a tower: windows stay within a tower
     int reach;    // channels on each side of the centre
@@ -49,7 +50,7 @@ ASSERT_LAYOUT(LrnArgs, reserved, 44, 48);
 
 struct PreprocessArgs {
     const uint8_t* pixels; // (pixels, 3), RGB
-    float* output;         // (pixels, 3), network channel order
+    void* output;          // (pixels, 3), network channel order
     long long count;       // pixels
     float divisor;
     float mean[3], std[3]; // per network channel
@@ -67,8 +68,8 @@ struct TopKArgs {
 ASSERT_LAYOUT(TopKArgs, probabilities, 36, 40);
 
 struct DropoutArgs {
-    const float* input;
-    float* output;
+    const void* input;
+    void* output;
     unsigned long long count; // elements
     unsigned long long seed;
     unsigned int layer;     // position of the layer in its network: layers draw different masks

@@ -1,5 +1,5 @@
-// Convolution as implicit GEMM in float32 on FMA, bias and ReLU fused. A fully connected layer is the convolution whose
-// filter is as large as its input.
+// Convolution as implicit GEMM in float32 on FMA, bias and ReLU fused. A fully connected layer is the
+// 1x1 convolution of its flattened input.
 //
 //   block (m, n, g):  output pixels [m * 64, +64) x filters [n * 64, +64) of group g
 //   for k0 in 0 .. GEMM_K step 16:
@@ -30,19 +30,20 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_f32(const ConvArgs ar
     const int gemm_m = args.n * args.p * args.q, gemm_k = args.r * args.s * group_c;
     const int block_m = blockIdx.x * BLOCK_M, block_n = blockIdx.y * BLOCK_N, group = blockIdx.z;
 
+    const float* input = static_cast<const float*>(args.input);
     // The rows this thread loads: image, and top left corner of the window, which padding may put outside.
     const int load_k = tid % BLOCK_K, load_row = tid / BLOCK_K;
     const float* image[ROWS];
     int corner_h[ROWS], corner_w[ROWS];
     const int rows_b = group_k - block_n; // filters of the group that are left for this block
-    const float* filter = args.filter + (size_t(group) * group_k + block_n + load_row) * gemm_k;
+    const float* filter = static_cast<const float*>(args.filter) + (size_t(group) * group_k + block_n + load_row) * gemm_k;
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
         const int row = load_row + i * (THREADS / BLOCK_K);
         const int m = block_m + row;
         const int pixel = m % (args.p * args.q);
         const size_t image_size = size_t(args.h) * args.w * args.c;
-        image[i] = m < gemm_m ? args.input + m / (args.p * args.q) * image_size + group * group_c : nullptr;
+        image[i] = m < gemm_m ? input + m / (args.p * args.q) * image_size + group * group_c : nullptr;
         corner_h[i] = pixel / args.q * args.stride - args.padding;
         corner_w[i] = pixel % args.q * args.stride - args.padding;
     }
@@ -89,7 +90,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_f32(const ConvArgs ar
             if (n >= group_k) continue;
             const int k = group * group_k + n;
             const float value = sum[i][j] + __ldg(args.bias + k);
-            args.output[size_t(m) * args.k + k] = args.relu ? max_nan(value, 0.0f) : value;
+            static_cast<float*>(args.output)[size_t(m) * args.k + k] = args.relu ? max_nan(value, 0.0f) : value;
         }
     }
 }

@@ -145,14 +145,8 @@ pub fn variant_parser() -> impl TypedValueParser<Value = &'static Variant> {
 }
 
 fn precision_parser() -> impl TypedValueParser<Value = Precision> {
-    const NAMES: [(&str, Precision); 4] = [
-        ("float32", Precision::Float32),
-        ("tf32", Precision::Tf32),
-        ("float16", Precision::Float16),
-        ("bfloat16", Precision::Bfloat16),
-    ];
-    PossibleValuesParser::new(NAMES.map(|(name, _)| name)).map(|text| {
-        let found = NAMES.into_iter().find(|(name, _)| *name == text);
-        found.expect("clap lets only these names through").1
+    PossibleValuesParser::new(Precision::ALL.map(Precision::name)).map(|text| {
+        let found = Precision::ALL.into_iter().find(|precision| precision.name() == text);
+        found.expect("clap lets only these names through")
     })
 }

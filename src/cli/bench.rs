@@ -100,7 +100,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
         model: network.variant.name,
         checkpoint: checkpoint.to_string_lossy().into_owned(),
         device: model.device(),
-        precision: "float32",
+        precision: args.device.precision.name(),
         threads: threads(args.device.workers),
         input_size: network.input_size,
         param_count: summary.total_params,

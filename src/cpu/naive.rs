@@ -6,7 +6,7 @@
 use num_traits::Float;
 use rayon::prelude::*;
 
-use crate::net::{Conv, Lrn, Op, Pool, Preprocess, Shape};
+use crate::net::{Conv, Lrn, Node, Op, Pool, Preprocess, Shape};
 use crate::weights::{LayerWeights, Weights};
 
 /// A layer's output.
@@ -37,21 +37,33 @@ pub fn forward<T: Float + Send + Sync>(weights: &Weights, input: &[T]) -> Vec<La
     let mut layers = vec![];
     let mut remaining = weights.layers().iter();
     for node in &weights.network().nodes {
-        let (input, output) = (node.input, node.output);
-        let values = &current.values;
-        let next = match node.layer.op {
-            Op::Conv(conv) => convolve(&conv, remaining.next().expect("one a weighted layer"), input, output, values),
-            Op::Linear { .. } => multiply(remaining.next().expect("one a weighted layer"), input.len(), values),
-            Op::Relu => values.iter().map(|&x| if x < T::zero() { T::zero() } else { x }).collect(),
-            Op::Lrn(lrn) => normalise(&lrn, input, values),
-            Op::MaxPool(pool) => max_pool(pool, input, output, values),
-            Op::AdaptiveAvgPool { .. } => average(input, output, values),
-            Op::Dropout { .. } => values.clone(),
+        let next = Layer {
+            name: node.layer.name,
+            shape: node.output,
+            values: apply(node, || remaining.next().expect("one a weighted layer"), &current.values),
         };
-        layers.push(std::mem::replace(&mut current, Layer { name: node.layer.name, shape: output, values: next }));
+        layers.push(std::mem::replace(&mut current, next));
     }
     layers.push(current);
     layers
+}
+
+/// One layer on an input (N, C, H, W); `weights` is asked for those of a weighted layer.
+pub fn apply<'a, T: Float + Send + Sync>(
+    node: &Node,
+    weights: impl FnOnce() -> &'a LayerWeights,
+    values: &[T],
+) -> Vec<T> {
+    let (input, output) = (node.input, node.output);
+    match node.layer.op {
+        Op::Conv(conv) => convolve(&conv, weights(), input, output, values),
+        Op::Linear { .. } => multiply(weights(), input.len(), values),
+        Op::Relu => values.iter().map(|&x| if x < T::zero() { T::zero() } else { x }).collect(),
+        Op::Lrn(lrn) => normalise(&lrn, input, values),
+        Op::MaxPool(pool) => max_pool(pool, input, output, values),
+        Op::AdaptiveAvgPool { .. } => average(input, output, values),
+        Op::Dropout { .. } => values.to_vec(),
+    }
 }
 
 /// Cross-correlation with zero padding; channel k sees the input channels of its group.

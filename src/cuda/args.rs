@@ -36,7 +36,7 @@ macro_rules! kernel_args {
 }
 
 kernel_args! {
-    /// `conv_f32`.
+    /// `conv_f32`, `conv_f16` and `conv_f16_gather`.
     ConvArgs {
         input: DevicePtr, filter: DevicePtr, bias: DevicePtr, output: DevicePtr,
         n: i32, h: i32, w: i32, c: i32,
@@ -44,12 +44,12 @@ kernel_args! {
         r: i32, s: i32,
         stride: i32, padding: i32, groups: i32,
         relu: i32,
-        reserved: i32,
-    } last reserved at 84, size 88
+        wide_output: i32,
+    } last wide_output at 84, size 88
 }
 
 kernel_args! {
-    /// `max_pool_f32` and `adaptive_avg_pool_f32`.
+    /// The pool kernels.
     PoolArgs {
         input: DevicePtr, output: DevicePtr,
         n: i32, h: i32, w: i32, c: i32,
@@ -59,7 +59,7 @@ kernel_args! {
 }
 
 kernel_args! {
-    /// `lrn_f32`.
+    /// The LRN kernels.
     LrnArgs {
         input: DevicePtr, output: DevicePtr,
         pixels: i64,
@@ -72,7 +72,7 @@ kernel_args! {
 }
 
 kernel_args! {
-    /// `preprocess_f32`.
+    /// The preprocessing kernels.
     PreprocessArgs {
         pixels: DevicePtr, output: DevicePtr,
         count: i64,
@@ -92,7 +92,7 @@ kernel_args! {
 }
 
 kernel_args! {
-    /// `dropout_f32`.
+    /// The dropout kernels.
     DropoutArgs {
         input: DevicePtr, output: DevicePtr,
         count: u64,
@@ -107,24 +107,25 @@ kernel_args! {
 impl ConvArgs {
     /// A convolution step over `images` images; `[input, filter, bias, output]` are its addresses.
     pub fn conv(conv: &Conv, step: &Step, images: usize, relu: bool, addresses: [DevicePtr; 4]) -> Self {
-        let kernel = conv.kernel;
-        Self::with(step, images, relu, addresses, (kernel, kernel), (conv.stride, conv.padding, conv.groups))
+        Self::with(conv, step.input, step, images, relu, addresses)
     }
 
-    /// A fully connected step, as the convolution that is as large as its input.
+    /// A fully connected step, as the 1x1 convolution of its flattened input.
     pub fn linear(step: &Step, images: usize, relu: bool, addresses: [DevicePtr; 4]) -> Self {
-        Self::with(step, images, relu, addresses, (step.input.h, step.input.w), (1, 0, 1))
+        let conv = Conv { out_channels: step.output.c, kernel: 1, stride: 1, padding: 0, groups: 1 };
+        let flat = Shape { h: 1, w: 1, c: step.input.len() };
+        Self::with(&conv, flat, step, images, relu, addresses)
     }
 
     fn with(
+        conv: &Conv,
+        from: Shape,
         step: &Step,
         images: usize,
         relu: bool,
         [input, filter, bias, output]: [DevicePtr; 4],
-        (r, s): (usize, usize),
-        (stride, padding, groups): (usize, usize, usize),
     ) -> Self {
-        let (from, to) = (step.input, step.output);
+        let to = step.output;
         ConvArgs {
             input,
             filter,
@@ -137,13 +138,13 @@ impl ConvArgs {
             p: int(to.h),
             q: int(to.w),
             k: int(to.c),
-            r: int(r),
-            s: int(s),
-            stride: int(stride),
-            padding: int(padding),
-            groups: int(groups),
+            r: int(conv.kernel),
+            s: int(conv.kernel),
+            stride: int(conv.stride),
+            padding: int(conv.padding),
+            groups: int(conv.groups),
             relu: i32::from(relu),
-            reserved: 0,
+            wide_output: i32::from(step.logits),
         }
     }
 }

@@ -130,7 +130,7 @@ impl fmt::Display for CudaDevice {
 fn load_kernels(context: &Arc<CudaContext>) -> Result<Vec<CudaFunction>> {
     let mut modules: Vec<(&str, Arc<CudaModule>)> = vec![];
     let mut functions = vec![];
-    for kernel in Kernel::ALL {
+    for &kernel in Kernel::ALL {
         let refused = |e| failed(&format!("loading {}", kernel.name()), e);
         let loaded = modules.iter().find(|(ptx, _)| *ptx == kernel.ptx()).map(|(_, module)| Arc::clone(module));
         let module = match loaded {

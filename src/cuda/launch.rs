@@ -18,7 +18,7 @@ pub struct Addresses {
     pub source: DevicePtr,
     /// Output activations, NHWC.
     pub target: DevicePtr,
-    /// (K, R, S, C / groups).
+    /// (K, R, S, C / groups), as [`Element::encode_filter`](super::Element::encode_filter) gives it.
     pub filter: DevicePtr,
     /// (K).
     pub bias: DevicePtr,
@@ -127,7 +127,7 @@ impl Launcher {
             result::launch_kernel(
                 function.cu_function(),
                 (x, y, z),
-                (launch.threads, 1, 1),
+                (launch.kernel.threads(), 1, 1),
                 0,
                 self.stream.cu_stream(),
                 &mut parameters,

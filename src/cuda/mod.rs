@@ -5,21 +5,24 @@
 
 pub mod args;
 mod device;
+mod element;
 mod launch;
 pub mod select;
 mod session;
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, DriverError};
+use cudarc::driver::{CudaSlice, DeviceRepr, DriverError};
 
 use crate::backend::{Backend, Session};
+use crate::model::Precision;
 use crate::net::{Network, Op};
 use crate::plan::Plan;
 use crate::weights::Weights;
 use crate::{Error, Result};
 
 pub use device::CudaDevice;
+pub use element::Element;
 pub use launch::{Addresses, Launcher};
 use session::CudaSession;
 
@@ -32,39 +35,43 @@ pub struct CudaBackend {
 /// What every session needs.
 struct Shared {
     launcher: Launcher,
+    element: Element,
     network: Network,
     layers: Vec<DeviceLayer>,
 }
 
 /// A weighted layer on the device.
 struct DeviceLayer {
-    /// (K, R, S, C / groups); a fully connected layer is a convolution as large as its input.
-    filter: CudaSlice<f32>,
+    /// (K, R, S, C / groups), elements and rows as [`Element::encode_filter`] gives them; of a fully connected layer (K, C).
+    filter: CudaSlice<u8>,
     /// (K).
     bias: CudaSlice<f32>,
 }
 
 impl CudaBackend {
-    /// Loads the kernels and uploads `weights`.
+    /// Uploads `weights` to compute in `precision`.
     ///
     /// # Errors
-    /// [`Error::Device`] where the driver refuses the kernels or the device lacks memory.
-    pub fn new(weights: Weights, device: &CudaDevice) -> Result<Self> {
+    /// [`Error::Usage`] for a precision without kernels, or a weight that it cannot hold,
+    /// [`Error::Device`] where the device lacks memory.
+    pub fn new(weights: Weights, device: &CudaDevice, precision: Precision) -> Result<Self> {
+        let element = Element::of(precision)?;
         let launcher = Launcher::new(device)?;
         let (network, layers) = weights.into_parts();
         let weighted = network.nodes.iter().filter(|n| n.weight_shape().is_some());
-        let upload = |values: &[f32]| to_device(&launcher, values);
         let layers = weighted.zip(layers).map(|(node, layer)| {
             let taps = match node.layer.op {
                 Op::Conv(conv) => conv.kernel * conv.kernel,
                 _ => node.input.h * node.input.w,
             };
             let layer = layer.channels_last(taps);
-            Ok(DeviceLayer { filter: upload(&layer.weight)?, bias: upload(&layer.bias)? })
+            let gemm_k = layer.weight.len() / layer.bias.len();
+            let filter = element.encode_filter(node.layer.name, &layer.weight, gemm_k)?;
+            Ok(DeviceLayer { filter: to_device(&launcher, &filter)?, bias: to_device(&launcher, &layer.bias)? })
         });
         let layers = layers.collect::<Result<_>>()?;
-        let description = format!("{device}, float32");
-        Ok(CudaBackend { description, shared: Arc::new(Shared { launcher, network, layers }) })
+        let description = format!("{device}, {}", precision.name());
+        Ok(CudaBackend { description, shared: Arc::new(Shared { launcher, element, network, layers }) })
     }
 }
 
@@ -80,7 +87,7 @@ impl Backend for CudaBackend {
 }
 
 /// Uploads `values`, and waits until they are there.
-fn to_device(launcher: &Launcher, values: &[f32]) -> Result<CudaSlice<f32>> {
+fn to_device<T: DeviceRepr>(launcher: &Launcher, values: &[T]) -> Result<CudaSlice<T>> {
     let stream = launcher.own_stream();
     let uploaded = stream.clone_htod(values).and_then(|slice| stream.synchronize().map(|()| slice));
     uploaded.map_err(|e| {

@@ -1,119 +1,133 @@
 //! Which kernel a step takes, and its grid. Free of CUDA: a pure function of the step, tested anywhere.
 
+use super::element::Element;
 use crate::plan::{Step, StepKind};
 
-/// The kernels, one row each: [`Kernel::name`] is the entry point, [`Kernel::ptx`] the module it is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kernel {
-    /// Implicit-GEMM convolution and fully connected layers.
-    Conv,
-    /// Max pool.
-    MaxPool,
-    /// Adaptive average pool.
-    AdaptiveAvgPool,
-    /// Local response normalisation.
-    Lrn,
-    /// uint8 pixels to the network input.
-    Preprocess,
-    /// Softmax and the best classes.
-    TopK,
-    /// Dropout with a counter-based mask.
-    Dropout,
-}
+macro_rules! kernels {
+    ($($kernel:ident $name:literal in $module:literal, $threads:literal threads;)+) => {
+        /// The kernels: entry point, PTX module and block size of each.
+        #[allow(missing_docs)] // a kernel is documented in its source, which its name tells
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Kernel {
+            $($kernel,)+
+        }
 
-macro_rules! ptx {
-    ($name:literal) => {
-        include_str!(concat!(env!("OUT_DIR"), "/", $name, ".ptx"))
+        impl Kernel {
+            /// Every kernel, in the order of their numbers.
+            pub const ALL: &[Kernel] = &[$(Kernel::$kernel),+];
+
+            /// Entry point in the PTX.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Kernel::$kernel => $name,)+
+                }
+            }
+
+            /// Text of the PTX module that has it.
+            pub fn ptx(self) -> &'static str {
+                match self {
+                    $(Kernel::$kernel => include_str!(concat!(env!("OUT_DIR"), "/", $module, ".ptx")),)+
+                }
+            }
+
+            /// Threads a block, all in x.
+            pub fn threads(self) -> u32 {
+                match self {
+                    $(Kernel::$kernel => $threads,)+
+                }
+            }
+        }
     };
 }
 
-impl Kernel {
-    /// Every kernel, in the order of their numbers.
-    pub const ALL: [Kernel; 7] = [
-        Kernel::Conv,
-        Kernel::MaxPool,
-        Kernel::AdaptiveAvgPool,
-        Kernel::Lrn,
-        Kernel::Preprocess,
-        Kernel::TopK,
-        Kernel::Dropout,
-    ];
-
-    /// Entry point in the PTX.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kernel::Conv => "conv_f32",
-            Kernel::MaxPool => "max_pool_f32",
-            Kernel::AdaptiveAvgPool => "adaptive_avg_pool_f32",
-            Kernel::Lrn => "lrn_f32",
-            Kernel::Preprocess => "preprocess_f32",
-            Kernel::TopK => "softmax_topk_f32",
-            Kernel::Dropout => "dropout_f32",
-        }
-    }
-
-    /// Text of the PTX module that has it.
-    pub fn ptx(self) -> &'static str {
-        match self {
-            Kernel::Conv => ptx!("conv_f32"),
-            Kernel::MaxPool | Kernel::AdaptiveAvgPool => ptx!("pool"),
-            Kernel::Lrn => ptx!("lrn"),
-            Kernel::Preprocess => ptx!("preprocess"),
-            Kernel::TopK => ptx!("softmax_topk"),
-            Kernel::Dropout => ptx!("dropout"),
-        }
-    }
+kernels! {
+    ConvF32 "conv_f32" in "conv_f32", 256 threads;
+    ConvF16 "conv_f16" in "conv_f16", 128 threads;
+    ConvF16Gather "conv_f16_gather" in "conv_f16", 128 threads;
+    MaxPoolF32 "max_pool_f32" in "pool", 256 threads;
+    MaxPoolF16 "max_pool_f16" in "pool", 256 threads;
+    AdaptiveAvgPoolF32 "adaptive_avg_pool_f32" in "pool", 256 threads;
+    AdaptiveAvgPoolF16 "adaptive_avg_pool_f16" in "pool", 256 threads;
+    LrnF32 "lrn_f32" in "lrn", 256 threads;
+    LrnF16 "lrn_f16" in "lrn", 256 threads;
+    PreprocessF32 "preprocess_f32" in "preprocess", 256 threads;
+    PreprocessF16 "preprocess_f16" in "preprocess", 256 threads;
+    DropoutF32 "dropout_f32" in "dropout", 256 threads;
+    DropoutF16 "dropout_f16" in "dropout", 256 threads;
+    TopK "softmax_topk_f32" in "softmax_topk", 256 threads;
 }
 
-/// A kernel and the shape it is launched in. No kernel takes dynamic shared memory.
+/// A kernel and the grid it is launched in. No kernel takes dynamic shared memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Launch {
     /// Which one.
     pub kernel: Kernel,
     /// Blocks in x, y, z.
     pub grid: [u32; 3],
-    /// Threads a block, all in x.
-    pub threads: u32,
 }
 
-/// Threads a block of every kernel.
-const THREADS: u32 = 256;
-/// Output pixels and filters a block of `conv_f32`, its BLOCK_M and BLOCK_N.
-const CONV_TILE: usize = 64;
 /// Blocks beyond which elementwise kernels stride instead: several waves of the largest GPU.
 const MAX_ELEMENTWISE_BLOCKS: usize = 16 * 1024;
-/// Elements a thread of `dropout_f32`.
+/// Elements a thread of the dropout kernels.
 const DROPOUT_ELEMENTS: usize = 4;
+/// What the channels of a group are a multiple of for `conv_f16`: 16 bytes, which one asynchronous copy takes.
+const CONV_F16_CHANNELS: usize = 8;
 
-/// The launch of `step` for `images` images, at least one.
-pub fn select(step: &Step, images: usize) -> Launch {
+/// The launch of `step` for `images` images, at least one, on activations of type `element`.
+pub fn select(step: &Step, images: usize, element: Element) -> Launch {
     let elements = images * step.output.len();
+    let either = |f32, f16| match element {
+        Element::F32 => f32,
+        Element::F16 => f16,
+    };
     match step.kind {
-        StepKind::Preprocess(_) => elementwise(Kernel::Preprocess, elements),
+        StepKind::Preprocess(_) => elementwise(either(Kernel::PreprocessF32, Kernel::PreprocessF16), elements),
         StepKind::Conv { conv, .. } => {
-            conv_tiles(images * step.output.h * step.output.w, step.output.c / conv.groups, conv.groups)
+            let gemm_m = images * step.output.h * step.output.w;
+            conv_tiles(
+                conv_kernel(step.input.c / conv.groups, element),
+                gemm_m,
+                step.output.c / conv.groups,
+                conv.groups,
+            )
         }
-        StepKind::Linear { .. } => conv_tiles(images, step.output.c, 1),
-        StepKind::Lrn(_) => elementwise(Kernel::Lrn, elements),
-        StepKind::MaxPool(_) => elementwise(Kernel::MaxPool, elements),
-        StepKind::AvgPool => elementwise(Kernel::AdaptiveAvgPool, elements),
-        StepKind::Dropout { .. } => elementwise(Kernel::Dropout, elements.div_ceil(DROPOUT_ELEMENTS)),
+        StepKind::Linear { .. } => conv_tiles(conv_kernel(step.input.len(), element), images, step.output.c, 1),
+        StepKind::Lrn(_) => elementwise(either(Kernel::LrnF32, Kernel::LrnF16), elements),
+        StepKind::MaxPool(_) => elementwise(either(Kernel::MaxPoolF32, Kernel::MaxPoolF16), elements),
+        StepKind::AvgPool => elementwise(either(Kernel::AdaptiveAvgPoolF32, Kernel::AdaptiveAvgPoolF16), elements),
+        StepKind::Dropout { .. } => {
+            elementwise(either(Kernel::DropoutF32, Kernel::DropoutF16), elements.div_ceil(DROPOUT_ELEMENTS))
+        }
     }
 }
 
 /// The launch of top-k over `images` rows of logits.
 pub fn top_k(images: usize) -> Launch {
-    Launch { kernel: Kernel::TopK, grid: [images as u32, 1, 1], threads: THREADS }
+    Launch { kernel: Kernel::TopK, grid: [images as u32, 1, 1] }
 }
 
-fn conv_tiles(gemm_m: usize, gemm_n: usize, groups: usize) -> Launch {
-    let grid = [gemm_m.div_ceil(CONV_TILE) as u32, gemm_n.div_ceil(CONV_TILE) as u32, groups as u32];
-    Launch { kernel: Kernel::Conv, grid, threads: THREADS }
+/// The convolution for groups of `channels` input channels.
+fn conv_kernel(channels: usize, element: Element) -> Kernel {
+    match element {
+        Element::F32 => Kernel::ConvF32,
+        Element::F16 if channels.is_multiple_of(CONV_F16_CHANNELS) => Kernel::ConvF16,
+        Element::F16 => Kernel::ConvF16Gather,
+    }
+}
+
+/// Output pixels and filters a block of a convolution kernel, its BLOCK_M and BLOCK_N.
+fn conv_tile(kernel: Kernel) -> [usize; 2] {
+    if kernel == Kernel::ConvF32 { [64, 64] } else { [128, 64] }
+}
+
+fn conv_tiles(kernel: Kernel, gemm_m: usize, gemm_n: usize, groups: usize) -> Launch {
+    let [tile_m, tile_n] = conv_tile(kernel);
+    Launch { kernel, grid: [gemm_m.div_ceil(tile_m) as u32, gemm_n.div_ceil(tile_n) as u32, groups as u32] }
 }
 
 fn elementwise(kernel: Kernel, threads: usize) -> Launch {
-    let blocks = threads.div_ceil(THREADS as usize).min(MAX_ELEMENTWISE_BLOCKS);
-    Launch { kernel, grid: [blocks as u32, 1, 1], threads: THREADS }
+    let blocks = threads.div_ceil(kernel.threads() as usize).min(MAX_ELEMENTWISE_BLOCKS);
+    Launch { kernel, grid: [blocks as u32, 1, 1] }
 }
 
 #[cfg(test)]
@@ -124,11 +138,13 @@ mod tests {
 
     #[test]
     fn every_module_has_its_kernels() {
-        for (number, kernel) in Kernel::ALL.into_iter().enumerate() {
+        for (number, &kernel) in Kernel::ALL.iter().enumerate() {
             assert_eq!(kernel as usize, number);
             assert!(kernel.ptx().contains(&format!(".entry {}(", kernel.name())), "{kernel:?}");
             assert!(kernel.ptx().contains("\n.version 7.0\n"), "{kernel:?}");
-            assert!(kernel.ptx().contains(&format!(".maxntid {THREADS}")), "{kernel:?}");
+            let (_, entry) = kernel.ptx().split_once(&format!(".entry {}(", kernel.name())).unwrap();
+            let head = entry.split_once('{').unwrap().0;
+            assert!(head.contains(&format!(".maxntid {}, 1, 1", kernel.threads())), "{kernel:?}: {head}");
         }
     }
 
@@ -137,22 +153,37 @@ mod tests {
     fn grids_cover_every_step() {
         for variant in &VARIANTS {
             let network = Network::published(variant, 1000).unwrap();
-            for images in [1, 2, 33, 1024] {
+            for (element, images) in [1, 2, 33, 1024].map(|n| [(Element::F32, n), (Element::F16, n)]).concat() {
                 for step in Plan::train(&network, images, &[]).unwrap().steps {
-                    let launch = select(&step, images);
+                    let launch = select(&step, images, element);
                     let [x, y, z] = launch.grid.map(|g| g as usize);
                     assert!(
                         (1..1 << 31).contains(&x) && (1..=65535).contains(&y) && (1..=65535).contains(&z),
                         "{launch:?}"
                     );
-                    let covered = match launch.kernel {
-                        Kernel::Conv => x * CONV_TILE * y * CONV_TILE * z,
+                    let per_block = match step.kind {
+                        StepKind::Conv { .. } | StepKind::Linear { .. } => {
+                            conv_tile(launch.kernel).into_iter().product()
+                        }
                         _ if x == MAX_ELEMENTWISE_BLOCKS => continue, // threads stride over the rest
-                        Kernel::Dropout => x * 256 * DROPOUT_ELEMENTS,
-                        _ => x * 256,
+                        StepKind::Dropout { .. } => launch.kernel.threads() as usize * DROPOUT_ELEMENTS,
+                        _ => launch.kernel.threads() as usize,
                     };
-                    assert!(covered >= images * step.output.len(), "{step:?} {launch:?}");
+                    assert!(x * y * z * per_block >= images * step.output.len(), "{step:?} {launch:?}");
                 }
+            }
+        }
+    }
+
+    /// Published widths are multiples of 8 everywhere but at the input; the gather is for the first layer, and for odd
+    /// checkpoints.
+    #[test]
+    fn only_the_first_layer_gathers() {
+        for variant in &VARIANTS {
+            let plan = Plan::new(&Network::published(variant, 1000).unwrap(), 1, &[]).unwrap();
+            for step in &plan.steps {
+                let gathers = select(step, 1, Element::F16).kernel == Kernel::ConvF16Gather;
+                assert_eq!(gathers, step.layers[0] == "conv1", "{step:?}");
             }
         }
     }

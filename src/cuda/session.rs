@@ -1,12 +1,13 @@
 //! One plan's buffers on the device, and the walk over its steps.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, DevicePtr as _, DeviceRepr};
 
 use super::args::{DevicePtr, TopKArgs};
 use super::launch::{Addresses, Launcher};
-use super::{Shared, failed, select};
+use super::{Element, Shared, failed, select};
 use crate::backend::{Activation, Input, Prediction, Score, Session};
 use crate::net::Shape;
 use crate::plan::{Plan, Step, StepKind};
@@ -18,7 +19,7 @@ pub struct CudaSession {
     /// uint8 input, (batch, H, W, 3).
     pixels: CudaSlice<u8>,
     /// One a plan buffer, for `plan.batch` images.
-    buffers: Vec<CudaSlice<f32>>,
+    buffers: Vec<CudaSlice<u8>>,
     /// Room for the best classes, (batch, k) of the largest k so far.
     indices: CudaSlice<i32>,
     scores: CudaSlice<f32>,
@@ -31,6 +32,10 @@ pub struct CudaSession {
 /// Results on the host, in memory that is kept from run to run.
 #[derive(Default)]
 struct Host {
+    /// An input tensor as the device takes it.
+    input: Vec<u8>,
+    /// A step's output as the device gives it.
+    output: Vec<u8>,
     logits: Vec<f32>,
     indices: Vec<i32>,
     scores: Vec<f32>,
@@ -39,7 +44,7 @@ struct Host {
 
 /// Largest number of elements of a buffer: kernels count them, and the rows of a GEMM up to the end of its last tile, in a
 /// signed 32-bit integer.
-const MAX_ELEMENTS: usize = i32::MAX as usize - 64;
+const MAX_ELEMENTS: usize = i32::MAX as usize - 128;
 
 impl CudaSession {
     pub fn new(shared: Arc<Shared>, plan: Plan) -> Result<Self> {
@@ -53,7 +58,8 @@ impl CudaSession {
             }));
         }
         let pixels = allocate(&shared, plan.batch * plan.input.len())?;
-        let buffers = plan.buffers.iter().map(|elements| allocate(&shared, elements * plan.batch));
+        let bytes = shared.element.buffer_bytes(&plan);
+        let buffers = bytes.into_iter().map(|bytes| allocate(&shared, bytes * plan.batch));
         let buffers = buffers.collect::<Result<_>>()?;
         let (indices, scores) = (allocate(&shared, plan.batch)?, allocate(&shared, plan.batch)?);
         Ok(CudaSession { shared, plan, pixels, buffers, indices, scores, images: 0, seed: 0, host: Host::default() })
@@ -81,7 +87,7 @@ impl CudaSession {
         // shapes, windows lie within their inputs and the layer's tensors have the step's shapes; the session's batch
         // bounds `images`, of which there is at least one, and its size was checked against MAX_ELEMENTS.
         unsafe {
-            let launch = select::select(step, self.images);
+            let launch = select::select(step, self.images, self.shared.element);
             self.shared.launcher.launch_step(&launch, step, self.images, self.seed, addresses)
         }
     }
@@ -98,8 +104,15 @@ impl CudaSession {
             }
             // A tensor takes the place of the preprocessing's output.
             Input::Tensor(values) => {
-                let target = &mut self.buffers[first.target].slice_mut(..values.len());
-                stream.memcpy_htod(values, target).map_err(copying)?;
+                let bytes = match self.shared.element.encode(values) {
+                    Cow::Borrowed(bytes) => bytes,
+                    Cow::Owned(bytes) => {
+                        self.host.input = bytes; // until the copy has read it
+                        &self.host.input
+                    }
+                };
+                let target = &mut self.buffers[first.target].slice_mut(..bytes.len());
+                stream.memcpy_htod(bytes, target).map_err(copying)?;
             }
         }
         for step in rest {
@@ -108,6 +121,20 @@ impl CudaSession {
         }
         Ok(())
     }
+}
+
+/// The output of `step` for `images` images into `values`, by way of `bytes`.
+fn download_output(
+    shared: &Shared,
+    step: &Step,
+    (buffer, images): (&CudaSlice<u8>, usize),
+    bytes: &mut Vec<u8>,
+    values: &mut Vec<f32>,
+) -> Result<()> {
+    let element = shared.element.of_output(step);
+    download(&shared.launcher, buffer, images * step.output.len() * element.bytes(), bytes)?;
+    element.decode(bytes, values);
+    Ok(())
 }
 
 /// Copies `slice` up to `len` to the host, and waits for it and everything before it.
@@ -153,14 +180,18 @@ impl Session for CudaSession {
 
     fn logits(&mut self) -> Result<&[f32]> {
         let step = self.plan.logits();
-        let buffer = &self.buffers[step.target];
-        download(&self.shared.launcher, buffer, self.images * step.output.len(), &mut self.host.logits)?;
+        let buffer = (&self.buffers[step.target], self.images);
+        download_output(&self.shared, step, buffer, &mut self.host.output, &mut self.host.logits)?;
         Ok(&self.host.logits)
     }
 
     fn top_k(&mut self, k: usize, score: Score) -> Result<&[Prediction]> {
         let classes = self.plan.classes();
         let k = k.min(classes);
+        let logits = self.plan.logits();
+        if self.shared.element.of_output(logits) != Element::F32 {
+            return Err(Error::Usage(format!("'{}' gives no logits to rank", logits.layers[0])));
+        }
         self.host.predictions.clear();
         if self.images == 0 || k == 0 {
             return Ok(&[]);
@@ -193,8 +224,8 @@ impl Session for CudaSession {
         let step = self.plan.kept(name)?;
         let Shape { h, w, c } = step.output;
         let mut values = vec![];
-        let buffer = &self.buffers[step.target];
-        download(&self.shared.launcher, buffer, self.images * step.output.len(), &mut values)?;
+        let buffer = (&self.buffers[step.target], self.images);
+        download_output(&self.shared, step, buffer, &mut self.host.output, &mut values)?;
         Ok(Activation { shape: [self.images, h, w, c], values })
     }
 }

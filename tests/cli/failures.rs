@@ -3,8 +3,8 @@
 use std::fs;
 use std::process::Stdio;
 
+use alexnet::Model;
 use alexnet::weights::{Checkpoint, Tensor};
-use alexnet::{Device, Model};
 
 use super::{alexnet, command, finish, str};
 use crate::testdata;
@@ -99,7 +99,7 @@ fn overflowing_weights() {
     assert_eq!(rows.len(), 4);
     assert!(rows.iter().all(|r| r["error"].contains("not finite") && r["prob"].is_empty()), "{rows:?}");
 
-    let model = Model::load(&path, &crate::device::options(Device::Cpu)).unwrap();
+    let model = Model::load(&path, &crate::device::options(crate::device::CPU)).unwrap();
     let results = model.predict_files(&[testdata::path("samples/shapes/star/0.jpg")], 1).unwrap();
     assert!(results[0].as_ref().unwrap_err().to_string().contains("not finite"));
 }

@@ -1,0 +1,254 @@
+// Convolution as implicit GEMM on tensor cores: f16 operands, f32 sums, bias and ReLU fused. A fully connected layer is
+// the 1x1 convolution of its flattened input.
+//
+//   block (m, n, g):  output pixels [m * 128, +128) x filters [n * 64, +64) of group g
+//   for k0 in 0 .. GEMM_K step 32, three stages in flight:
+//       A[128][32] = input pixels under taps k0 .. k0 + 32, zero where padding or past the end      (shared)
+//       B[64][32]  = filter values at k0 .. k0 + 32, zero past the end                              (shared)
+//       each of 2 x 2 warps: 64 pixels x 32 filters += A * B, in steps of 16 taps
+//   output = relu(sum + bias)
+//
+// Shared layout: a row is 64 bytes, four chunks of eight f16; chunk c of row r is kept at c ^ (r / 2 % 4), so that the
+// eight rows of a matrix that ldmatrix reads together, and the eight chunks that eight threads copy together, lie in all
+// 32 banks once.
+// Hazards: the wait comes before the barrier, for it makes a thread's own copies visible to that thread alone; the one
+// barrier of a step also keeps a stage from being filled again before every warp has read it.
+#include <climits>
+
+#include "../common/args.cuh"
+#include "../common/element.cuh"
+#include "../ptx/cp_async.cuh"
+#include "../ptx/ldmatrix.cuh"
+#include "../ptx/max_nan.cuh"
+#include "../ptx/mma.cuh"
+
+namespace conv {
+constexpr int BLOCK_M = 128, BLOCK_N = 64, BLOCK_K = 32, STAGES = 3;
+constexpr int WARPS_M = 2, WARPS_N = 2, THREADS = WARPS_M * WARPS_N * 32;
+constexpr int WARP_M = BLOCK_M / WARPS_M, WARP_N = BLOCK_N / WARPS_N;
+constexpr int MMA_M = 16, MMA_N = 8, MMA_K = 16;
+constexpr int CHUNK = 8; // f16 elements of a 16-byte copy
+constexpr int ROW_CHUNKS = BLOCK_K / CHUNK, ROW_BYTES = BLOCK_K * 2;
+constexpr int PASS_ROWS = THREADS / ROW_CHUNKS; // rows that the block copies at once
+static_assert(ROW_CHUNKS == 4, "the swizzle is for rows of four chunks");
+static_assert(BLOCK_M % PASS_ROWS == 0 && BLOCK_N % PASS_ROWS == 0 && WARP_N % (2 * MMA_N) == 0, "tile shape");
+
+struct Stage {
+    __half a[BLOCK_M * BLOCK_K];
+    __half b[BLOCK_N * BLOCK_K];
+};
+
+// Bytes from the start of a tile to a chunk of a row.
+__device__ __forceinline__ int swizzled(int row, int chunk) { return row * ROW_BYTES + (chunk ^ (row / 2 % 4)) * 16; }
+
+// A place in a filter: GEMM_K runs over (r, s, channel of the group), channels fastest.
+struct Tap {
+    int r, s, channel;
+
+    __device__ __forceinline__ void advance(int by, int filter_s, int group_c) {
+        channel += by;
+        while (channel >= group_c) {
+            channel -= group_c;
+            if (++s == filter_s) {
+                s = 0;
+                r++;
+            }
+        }
+    }
+};
+
+// A row of A: the corner of an output pixel's window, which padding may put outside the image.
+struct Window {
+    int offset; // elements from the input's start to the corner
+    int h, w;
+};
+
+// Copies tiles of A and B to shared memory. A thread takes one chunk of every PASS_ROWS-th row.
+//
+// CHANNELS is what divides the channels of a group: with 8, a chunk is 16 bytes of one pixel; with 1, its elements are
+// gathered one by one.
+template <int CHANNELS>
+struct Loader {
+    const ConvArgs& args;
+    const __half* filter; // of the first row of B
+    int group_c, gemm_k, filter_pitch, rows_b;
+    int chunk, row, k;
+    Tap tap;
+    Window windows[BLOCK_M / PASS_ROWS];
+
+    __device__ __forceinline__ Loader(const ConvArgs& args, int block_m, int block_n, int group)
+        : args(args), group_c(args.c / args.groups), gemm_k(args.r * args.s * group_c),
+          filter_pitch((gemm_k + CHUNK - 1) / CHUNK * CHUNK), rows_b(args.k / args.groups - block_n),
+          chunk(threadIdx.x % ROW_CHUNKS), row(threadIdx.x / ROW_CHUNKS), k(chunk * CHUNK), tap{0, 0, 0} {
+        filter = static_cast<const __half*>(args.filter) +
+                 (size_t(group) * (args.k / args.groups) + block_n) * filter_pitch;
+        tap.advance(k, args.s, group_c);
+        const int gemm_m = args.n * args.p * args.q;
+#pragma unroll
+        for (int i = 0; i < BLOCK_M / PASS_ROWS; i++) {
+            const int m = block_m + row + i * PASS_ROWS;
+            const int n = m / (args.p * args.q), pixel = m % (args.p * args.q);
+            const int w = pixel % args.q * args.stride - args.padding;
+            const int h = pixel / args.q * args.stride - args.padding;
+            windows[i] = {((n * args.h + h) * args.w + w) * args.c + group * group_c, h, w};
+            // A row past the end: no tap of it lies inside.
+            if (m >= gemm_m) windows[i].h = windows[i].offset = INT_MIN / 2;
+        }
+    }
+
+    // Unsigned comparison: a negative coordinate is past the end.
+    __device__ __forceinline__ bool inside(const Window& window, const Tap& at) const {
+        return unsigned(window.h + at.r) < unsigned(args.h) && unsigned(window.w + at.s) < unsigned(args.w);
+    }
+
+    __device__ __forceinline__ const __half* element(const Window& window, const Tap& at) const {
+        const int offset = window.offset + (at.r * args.w + at.s) * args.c + at.channel;
+        return static_cast<const __half*>(args.input) + offset;
+    }
+
+    // The thread's chunks of the next tiles, and the step to the ones after. Past GEMM_K there are only zeros.
+    __device__ __forceinline__ void load(Stage& stage) {
+        const uint32_t a = __cvta_generic_to_shared(stage.a), b = __cvta_generic_to_shared(stage.b);
+#pragma unroll
+        for (int i = 0; i < BLOCK_M / PASS_ROWS; i++) {
+            const int at = swizzled(row + i * PASS_ROWS, chunk);
+            if constexpr (CHANNELS == CHUNK) {
+                const bool filled = k < gemm_k && inside(windows[i], tap);
+                cp_async_16(a + at, filled ? element(windows[i], tap) : args.input, filled);
+            } else {
+                *reinterpret_cast<uint4*>(reinterpret_cast<char*>(stage.a) + at) = gather(windows[i]);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < BLOCK_N / PASS_ROWS; i++) {
+            const int n = row + i * PASS_ROWS;
+            const bool filled = n < rows_b && k < filter_pitch;
+            cp_async_16(b + swizzled(n, chunk), filled ? filter + size_t(n) * filter_pitch + k : args.filter, filled);
+        }
+        k += BLOCK_K;
+        tap.advance(BLOCK_K, args.s, group_c);
+    }
+
+    // A chunk of a window whose elements may lie under different taps.
+    __device__ __forceinline__ uint4 gather(const Window& window) const {
+        uint32_t pairs[CHUNK / 2];
+        Tap at = tap;
+#pragma unroll
+        for (int i = 0; i < CHUNK; i++) {
+            uint32_t bits = 0;
+            if (k + i < gemm_k && inside(window, at)) {
+                bits = __ldg(reinterpret_cast<const unsigned short*>(element(window, at)));
+            }
+            pairs[i / 2] = i % 2 ? pairs[i / 2] | bits << 16 : bits;
+            at.advance(1, args.s, group_c);
+        }
+        return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+    }
+};
+
+// A warp's share of the block's sums.
+struct Sums {
+    float value[WARP_M / MMA_M][WARP_N / MMA_N][4];
+
+    // Adds the product of a stage's tiles.
+    __device__ __forceinline__ void add(const Stage& stage, int warp_m, int warp_n) {
+        const uint32_t a_tile = __cvta_generic_to_shared(stage.a), b_tile = __cvta_generic_to_shared(stage.b);
+        const int lane = threadIdx.x % 32;
+#pragma unroll
+        for (int kk = 0; kk < BLOCK_K / MMA_K; kk++) {
+            uint32_t a[WARP_M / MMA_M][4], b[WARP_N / (2 * MMA_N)][4];
+#pragma unroll
+            for (int i = 0; i < WARP_M / MMA_M; i++) {
+                ldmatrix_x4(a[i], a_tile + swizzled(warp_m + i * MMA_M + lane % 16, kk * 2 + lane / 16));
+            }
+#pragma unroll
+            for (int j = 0; j < WARP_N / (2 * MMA_N); j++) {
+                // Two operands at once: registers 0 and 1 are filters 0 to 7, registers 2 and 3 the next eight.
+                const int n = warp_n + j * 2 * MMA_N + lane / 16 * 8 + lane % 8;
+                ldmatrix_x4(b[j], b_tile + swizzled(n, kk * 2 + lane / 8 % 2));
+            }
+#pragma unroll
+            for (int i = 0; i < WARP_M / MMA_M; i++) {
+#pragma unroll
+                for (int j = 0; j < WARP_N / MMA_N; j++) {
+                    mma_m16n8k16(value[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+                }
+            }
+        }
+    }
+
+    // Adds the bias, applies the ReLU and stores, where the block's tile lies within the output.
+    template <typename Out>
+    __device__ __forceinline__ void store(const ConvArgs& args, int first_m, int first_n, int group) const {
+        const int gemm_m = args.n * args.p * args.q, group_k = args.k / args.groups;
+        const int lane = threadIdx.x % 32;
+        const bool paired = group_k % 2 == 0; // then two neighbours are both inside or both outside, and aligned
+        Out* output = static_cast<Out*>(args.output);
+#pragma unroll
+        for (int j = 0; j < WARP_N / MMA_N; j++) {
+            const int n = first_n + j * MMA_N + lane % 4 * 2;
+            if (n >= group_k) continue;
+            const int k = group * group_k + n;
+            const bool second = n + 1 < group_k;
+            const float bias[2] = {__ldg(args.bias + k), second ? __ldg(args.bias + k + 1) : 0.0f};
+#pragma unroll
+            for (int i = 0; i < WARP_M / MMA_M; i++) {
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    const int m = first_m + i * MMA_M + half * 8 + lane / 4;
+                    if (m >= gemm_m) continue;
+                    float result[2] = {value[i][j][half * 2] + bias[0], value[i][j][half * 2 + 1] + bias[1]};
+                    if (args.relu) {
+                        result[0] = max_nan(result[0], 0.0f);
+                        result[1] = max_nan(result[1], 0.0f);
+                    }
+                    Out* target = output + size_t(m) * args.k + k;
+                    if (paired) {
+                        store_pair(target, result[0], result[1]);
+                    } else {
+                        store_element(target, result[0]);
+                        if (second) store_element(target + 1, result[1]);
+                    }
+                }
+            }
+        }
+    }
+};
+
+template <int CHANNELS>
+__device__ __forceinline__ void convolve(const ConvArgs& args) {
+    __shared__ __align__(128) Stage stages[STAGES];
+    const int block_m = blockIdx.x * BLOCK_M, block_n = blockIdx.y * BLOCK_N, group = blockIdx.z;
+    const int warp = threadIdx.x / 32, warp_m = warp % WARPS_M * WARP_M, warp_n = warp / WARPS_M * WARP_N;
+
+    Loader<CHANNELS> loader(args, block_m, block_n, group);
+    Sums sums = {};
+#pragma unroll
+    for (int stage = 0; stage < STAGES - 1; stage++) {
+        loader.load(stages[stage]);
+        cp_async_commit();
+    }
+    const int steps = (loader.gemm_k + BLOCK_K - 1) / BLOCK_K;
+    int full = 0, empty = STAGES - 1; // the stage to read, and the one to fill
+    for (int step = 0; step < steps; step++) {
+        cp_async_wait<STAGES - 2>();
+        __syncthreads();
+        loader.load(stages[empty]);
+        cp_async_commit();
+        sums.add(stages[full], warp_m, warp_n);
+        full = full + 1 == STAGES ? 0 : full + 1;
+        empty = empty + 1 == STAGES ? 0 : empty + 1;
+    }
+    if (args.wide_output) {
+        sums.store<float>(args, block_m + warp_m, block_n + warp_n, group);
+    } else {
+        sums.store<__half>(args, block_m + warp_m, block_n + warp_n, group);
+    }
+}
+
+// The channels of a group are a multiple of 8.
+extern "C" __global__ void __launch_bounds__(THREADS) conv_f16(const ConvArgs args) { convolve<8>(args); }
+
+// Any number of channels.
+extern "C" __global__ void __launch_bounds__(THREADS) conv_f16_gather(const ConvArgs args) { convolve<1>(args); }
+} // namespace conv
