@@ -7,21 +7,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# A Python environment in target/, made once. PTX carries the compiler's build: versions are exact.
-toolchain() {
-    local folder="target/toolchains/$1"; shift
-    if [ ! -e "$folder/complete" ]; then
-        rm -rf "$folder"
-        python3 -m venv "$folder"
-        "$folder/bin/pip" install --quiet --upgrade pip
-        "$folder/bin/pip" install --quiet "$@"
-        touch "$folder/complete"
-    fi
-    echo "$folder"
-}
-cuda13=$(toolchain cuda-13.0 nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 \
-    nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85)
-nvcc=$(realpath "$(find "$cuda13" -path '*/bin/nvcc' | head -n 1)")
+source scripts/toolchain.sh
+nvcc=$(pinned_nvcc)
 
 built=$(NVCC=$nvcc cargo build -p alexnet --lib --message-format=json-render-diagnostics \
     | sed -n 's/.*"package_id":"[^"]*#\(alexnet@\)\{0,1\}[0-9.]*".*"out_dir":"\([^"]*\)".*/\2/p' | tail -n 1)
@@ -52,4 +39,4 @@ assemble() { # ptxas, architectures...
     done
 }
 assemble "$(find "$cuda12" -path '*/bin/ptxas')" 80 86 89 90
-assemble "$(find "$cuda13" -path '*/bin/ptxas')" 80 86 89 90 100 120
+assemble "$(find "$(cuda13)" -path '*/bin/ptxas')" 80 86 89 90 100 120

@@ -397,7 +397,7 @@ impl OpenDevice {
                 Ok(device) => Ok((device, None)),
                 Err(Error::Device(reason)) if cpu_computes => Ok((cpu, Some(reason))),
                 Err(Error::Device(reason)) => Err(Error::Device(format!(
-                    "{} needs a GPU, and the CPU is no substitute: {reason}",
+                    "{} needs a GPU: {reason}; the CPU computes in float32",
                     precision.name()
                 ))),
                 Err(error) => Err(error),

@@ -10,6 +10,7 @@ mod images;
 mod input;
 mod kernels;
 mod model;
+mod mutations;
 mod net;
 mod testdata;
 mod weights;

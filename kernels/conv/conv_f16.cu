@@ -6,7 +6,7 @@
 //       A[128][32] = input pixels under taps k0 .. k0 + 32, zero where padding or past the end      (shared)
 //       B[64][32]  = filter values at k0 .. k0 + 32, zero past the end                              (shared)
 //       each of 2 x 2 warps: 64 pixels x 32 filters += A * B, in steps of 16 taps
-//   output = relu(sum + bias)
+//   output = relu(sum + bias), by way of a tile in shared memory so that stores are 16 bytes a thread
 //
 // Shared layout: a row is 64 bytes, four chunks of eight f16; chunk c of row r is kept at c ^ (r / 2 % 4), so that the
 // eight rows of a matrix that ldmatrix reads together, and the eight chunks that eight threads copy together, lie in all
@@ -29,6 +29,8 @@ constexpr int WARP_M = BLOCK_M / WARPS_M, WARP_N = BLOCK_N / WARPS_N;
 constexpr int MMA_M = 16, MMA_N = 8, MMA_K = 16;
 constexpr int CHUNK = 8; // f16 elements of a 16-byte copy
 constexpr int ROW_CHUNKS = BLOCK_K / CHUNK, ROW_BYTES = BLOCK_K * 2;
+// Rows of the output tile: eight elements more than they need spread the pairs that a warp writes at once over all banks.
+constexpr int OUT_PITCH = BLOCK_N + 8;
 constexpr int PASS_ROWS = THREADS / ROW_CHUNKS; // rows that the block copies at once
 static_assert(ROW_CHUNKS == 4, "the swizzle is for rows of four chunks");
 static_assert(BLOCK_M % PASS_ROWS == 0 && BLOCK_N % PASS_ROWS == 0 && WARP_N % (2 * MMA_N) == 0, "tile shape");
@@ -47,6 +49,7 @@ struct Tap {
 
     __device__ __forceinline__ void advance(int by, int filter_s, int group_c) {
         channel += by;
+#pragma unroll 1
         while (channel >= group_c) {
             channel -= group_c;
             if (++s == filter_s) {
@@ -69,12 +72,14 @@ struct Window {
 // gathered one by one.
 template <int CHANNELS>
 struct Loader {
+    static constexpr int A_ROWS = BLOCK_M / PASS_ROWS;
+
     const ConvArgs& args;
     const __half* filter; // of the first row of B
     int group_c, gemm_k, filter_pitch, rows_b;
     int chunk, row, k;
     Tap tap;
-    Window windows[BLOCK_M / PASS_ROWS];
+    Window windows[A_ROWS];
 
     __device__ __forceinline__ Loader(const ConvArgs& args, int block_m, int block_n, int group)
         : args(args), group_c(args.c / args.groups), gemm_k(args.r * args.s * group_c),
@@ -85,7 +90,7 @@ struct Loader {
         tap.advance(k, args.s, group_c);
         const int gemm_m = args.n * args.p * args.q;
 #pragma unroll
-        for (int i = 0; i < BLOCK_M / PASS_ROWS; i++) {
+        for (int i = 0; i < A_ROWS; i++) {
             const int m = block_m + row + i * PASS_ROWS;
             const int n = m / (args.p * args.q), pixel = m % (args.p * args.q);
             const int w = pixel % args.q * args.stride - args.padding;
@@ -108,17 +113,12 @@ struct Loader {
 
     // The thread's chunks of the next tiles, and the step to the ones after. Past GEMM_K there are only zeros.
     __device__ __forceinline__ void load(Stage& stage) {
-        const uint32_t a = __cvta_generic_to_shared(stage.a), b = __cvta_generic_to_shared(stage.b);
-#pragma unroll
-        for (int i = 0; i < BLOCK_M / PASS_ROWS; i++) {
-            const int at = swizzled(row + i * PASS_ROWS, chunk);
-            if constexpr (CHANNELS == CHUNK) {
-                const bool filled = k < gemm_k && inside(windows[i], tap);
-                cp_async_16(a + at, filled ? element(windows[i], tap) : args.input, filled);
-            } else {
-                *reinterpret_cast<uint4*>(reinterpret_cast<char*>(stage.a) + at) = gather(windows[i]);
-            }
+        if constexpr (CHANNELS == CHUNK) {
+            copy_a(stage);
+        } else {
+            gather_a(stage);
         }
+        const uint32_t b = __cvta_generic_to_shared(stage.b);
 #pragma unroll
         for (int i = 0; i < BLOCK_N / PASS_ROWS; i++) {
             const int n = row + i * PASS_ROWS;
@@ -129,20 +129,37 @@ struct Loader {
         tap.advance(BLOCK_K, args.s, group_c);
     }
 
-    // A chunk of a window whose elements may lie under different taps.
-    __device__ __forceinline__ uint4 gather(const Window& window) const {
-        uint32_t pairs[CHUNK / 2];
+    __device__ __forceinline__ void copy_a(Stage& stage) const {
+        const uint32_t a = __cvta_generic_to_shared(stage.a);
+#pragma unroll
+        for (int i = 0; i < A_ROWS; i++) {
+            const bool filled = k < gemm_k && inside(windows[i], tap);
+            const void* source = filled ? element(windows[i], tap) : args.input;
+            cp_async_16(a + swizzled(row + i * PASS_ROWS, chunk), source, filled);
+        }
+    }
+
+    // The elements of a chunk may lie under different taps.
+    __device__ __forceinline__ void gather_a(Stage& stage) const {
+        uint32_t pairs[A_ROWS][CHUNK / 2];
         Tap at = tap;
 #pragma unroll
-        for (int i = 0; i < CHUNK; i++) {
-            uint32_t bits = 0;
-            if (k + i < gemm_k && inside(window, at)) {
-                bits = __ldg(reinterpret_cast<const unsigned short*>(element(window, at)));
+        for (int j = 0; j < CHUNK; j++) {
+#pragma unroll
+            for (int i = 0; i < A_ROWS; i++) {
+                uint32_t bits = 0;
+                if (k + j < gemm_k && inside(windows[i], at)) {
+                    bits = __ldg(reinterpret_cast<const unsigned short*>(element(windows[i], at)));
+                }
+                pairs[i][j / 2] = j % 2 ? pairs[i][j / 2] | bits << 16 : bits;
             }
-            pairs[i / 2] = i % 2 ? pairs[i / 2] | bits << 16 : bits;
             at.advance(1, args.s, group_c);
         }
-        return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+#pragma unroll
+        for (int i = 0; i < A_ROWS; i++) {
+            char* target = reinterpret_cast<char*>(stage.a) + swizzled(row + i * PASS_ROWS, chunk);
+            *reinterpret_cast<uint4*>(target) = make_uint4(pairs[i][0], pairs[i][1], pairs[i][2], pairs[i][3]);
+        }
     }
 };
 
@@ -177,53 +194,70 @@ struct Sums {
         }
     }
 
-    // Adds the bias, applies the ReLU and stores, where the block's tile lies within the output.
+    // Adds the bias, applies the ReLU and writes to the block's output tile in shared memory.
     template <typename Out>
-    __device__ __forceinline__ void store(const ConvArgs& args, int first_m, int first_n, int group) const {
-        const int gemm_m = args.n * args.p * args.q, group_k = args.k / args.groups;
-        const int lane = threadIdx.x % 32;
-        const bool paired = group_k % 2 == 0; // then two neighbours are both inside or both outside, and aligned
-        Out* output = static_cast<Out*>(args.output);
+    __device__ __forceinline__ void finish(const ConvArgs& args, Out (&tile)[BLOCK_M][OUT_PITCH], int warp_m, int warp_n,
+                                           int block_n, int group) const {
+        const int group_k = args.k / args.groups, lane = threadIdx.x % 32;
+        const float* bias = args.bias + group * group_k;
 #pragma unroll
         for (int j = 0; j < WARP_N / MMA_N; j++) {
-            const int n = first_n + j * MMA_N + lane % 4 * 2;
-            if (n >= group_k) continue;
-            const int k = group * group_k + n;
-            const bool second = n + 1 < group_k;
-            const float bias[2] = {__ldg(args.bias + k), second ? __ldg(args.bias + k + 1) : 0.0f};
+            const int column = warp_n + j * MMA_N + lane % 4 * 2, n = block_n + column;
+            const float bias0 = n < group_k ? __ldg(bias + n) : 0.0f, bias1 = n + 1 < group_k ? __ldg(bias + n + 1) : 0.0f;
 #pragma unroll
             for (int i = 0; i < WARP_M / MMA_M; i++) {
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
-                    const int m = first_m + i * MMA_M + half * 8 + lane / 4;
-                    if (m >= gemm_m) continue;
-                    float result[2] = {value[i][j][half * 2] + bias[0], value[i][j][half * 2 + 1] + bias[1]};
+                    float first = value[i][j][half * 2] + bias0, second = value[i][j][half * 2 + 1] + bias1;
                     if (args.relu) {
-                        result[0] = max_nan(result[0], 0.0f);
-                        result[1] = max_nan(result[1], 0.0f);
+                        first = max_nan(first, 0.0f);
+                        second = max_nan(second, 0.0f);
                     }
-                    Out* target = output + size_t(m) * args.k + k;
-                    if (paired) {
-                        store_pair(target, result[0], result[1]);
-                    } else {
-                        store_element(target, result[0]);
-                        if (second) store_element(target + 1, result[1]);
-                    }
+                    store_pair(&tile[warp_m + i * MMA_M + half * 8 + lane / 4][column], first, second);
                 }
             }
         }
     }
 };
 
+// Copies the part of the block's output tile that lies within the output, 16 bytes a thread where rows allow it.
+template <typename Out>
+__device__ __forceinline__ void store_tile(const ConvArgs& args, const Out (&tile)[BLOCK_M][OUT_PITCH], int block_m,
+                                           int block_n, int group) {
+    constexpr int VECTOR = 16 / sizeof(Out), ROW_VECTORS = BLOCK_N / VECTOR;
+    const int rows = min(BLOCK_M, args.n * args.p * args.q - block_m), group_k = args.k / args.groups;
+    const bool aligned = group_k % VECTOR == 0; // then a vector is either inside or outside, and its address a multiple of 16
+    for (int index = threadIdx.x; index < rows * ROW_VECTORS; index += THREADS) {
+        const int row = index / ROW_VECTORS, column = index % ROW_VECTORS * VECTOR;
+        const int left = group_k - block_n - column; // filters from here to the group's end
+        Out* target = static_cast<Out*>(args.output) + size_t(block_m + row) * args.k + group * group_k + block_n + column;
+        if (aligned && left > 0) {
+            *reinterpret_cast<uint4*>(target) = *reinterpret_cast<const uint4*>(&tile[row][column]);
+        } else {
+#pragma unroll 1
+            for (int i = 0; i < min(VECTOR, left); i++) target[i] = tile[row][column + i];
+        }
+    }
+}
+
+// What shared memory holds: the stages, then the finished output tile.
+union Shared {
+    Stage stages[STAGES];
+    __half narrow[BLOCK_M][OUT_PITCH];
+    float wide[BLOCK_M][OUT_PITCH];
+};
+
 template <int CHANNELS>
 __device__ __forceinline__ void convolve(const ConvArgs& args) {
-    __shared__ __align__(128) Stage stages[STAGES];
+    __shared__ __align__(128) unsigned char memory[sizeof(Shared)];
+    Shared& shared = *reinterpret_cast<Shared*>(memory);
+    Stage(&stages)[STAGES] = shared.stages;
     const int block_m = blockIdx.x * BLOCK_M, block_n = blockIdx.y * BLOCK_N, group = blockIdx.z;
     const int warp = threadIdx.x / 32, warp_m = warp % WARPS_M * WARP_M, warp_n = warp / WARPS_M * WARP_N;
 
     Loader<CHANNELS> loader(args, block_m, block_n, group);
     Sums sums = {};
-#pragma unroll
+#pragma unroll 1
     for (int stage = 0; stage < STAGES - 1; stage++) {
         loader.load(stages[stage]);
         cp_async_commit();
@@ -239,10 +273,17 @@ __device__ __forceinline__ void convolve(const ConvArgs& args) {
         full = full + 1 == STAGES ? 0 : full + 1;
         empty = empty + 1 == STAGES ? 0 : empty + 1;
     }
+    // The last stages' zeros may still be on their way, and other warps at work on theirs.
+    cp_async_wait<0>();
+    __syncthreads();
     if (args.wide_output) {
-        sums.store<float>(args, block_m + warp_m, block_n + warp_n, group);
+        sums.finish(args, shared.wide, warp_m, warp_n, block_n, group);
+        __syncthreads();
+        store_tile(args, shared.wide, block_m, block_n, group);
     } else {
-        sums.store<__half>(args, block_m + warp_m, block_n + warp_n, group);
+        sums.finish(args, shared.narrow, warp_m, warp_n, block_n, group);
+        __syncthreads();
+        store_tile(args, shared.narrow, block_m, block_n, group);
     }
 }
 

@@ -1,17 +1,46 @@
 //! `--device cuda` as a process: through the driver that the machine has, or the emulated one.
 
 use super::predict::check_demo;
-use super::{alexnet_cuda, csv_rows};
+use super::{alexnet, alexnet_cuda, csv_rows};
 
 /// PyTorch's labels and probabilities for all sample pictures, from both demo checkpoints.
 #[test]
 fn cuda_labels_the_samples_as_pytorch_does() {
+    label_the_samples("float32", 1e-3);
+}
+
+/// As float32, but for the probabilities, which move by a few parts in a thousand.
+#[test]
+fn cuda_labels_the_samples_in_float16() {
+    label_the_samples("float16", 1e-2);
+}
+
+fn label_the_samples(precision: &str, tolerance: f64) {
     for checkpoint in ["shapes.safetensors", "shapes-paper.safetensors"] {
         let path = format!("samples/{checkpoint}");
-        let run = alexnet_cuda(["predict", "samples/shapes", "--checkpoint", &path, "--device", "cuda"]);
-        assert!(run.stderr.contains("on cuda:0 ("), "{}", run.stderr);
-        check_demo(checkpoint, &run.expect(0));
+        let arguments =
+            ["predict", "samples/shapes", "--checkpoint", &path, "--device", "cuda", "--precision", precision];
+        let run = alexnet_cuda(arguments);
+        assert!(run.stderr.contains("on cuda:0 (") && run.stderr.contains(precision), "{}", run.stderr);
+        check_demo(checkpoint, &run.expect(0), tolerance);
     }
+}
+
+/// What computes in another precision than asked for is an error, on every device.
+#[test]
+fn no_device_computes_in_another_precision() {
+    let refused = |device: &str, precision: &str, code: i32, parts: &[&str]| {
+        let arguments = ["predict", "samples/shapes/star", "--device", device, "--precision", precision];
+        alexnet_cuda(arguments).refuse(code, parts);
+        // Nor where there is no GPU.
+        alexnet(arguments).refuse(code, parts);
+    };
+    refused("cpu", "float16", 2, &["the CPU computes in float32", "--device cuda"]);
+    refused("cuda", "tf32", 2, &["no kernels for tf32", "float16"]);
+    refused("auto", "bfloat16", 2, &["no kernels for bfloat16", "float32"]);
+    let auto = ["predict", "samples/shapes/star", "--precision", "float16"];
+    alexnet(auto).refuse(5, &["float16 needs a GPU", "--device cpu"]);
+    assert!(alexnet_cuda(auto).stderr.contains("float16"));
 }
 
 /// A batch that the run does not fill, and a last one that is smaller, give the rows of one that fits.
