@@ -1,6 +1,7 @@
 //! Statements to instructions. A form that is not listed here or in the table of [`crate::alu`] is refused.
 
 mod inst;
+mod matrix;
 mod memory;
 mod warp;
 
@@ -88,6 +89,8 @@ impl Decoder {
             "shfl" => self.shuffle(op, operands)?,
             "vote" => self.vote(op, operands)?,
             "bar" => self.barrier(op, operands)?,
+            "mma" => self.mma(op, operands)?,
+            "ldmatrix" => self.load_matrix(op, operands)?,
             "activemask" => self.active_mask(op, operands)?,
             "bra" => match operands[..] {
                 [Operand::Label(target)] => Kind::Branch(target as u32),

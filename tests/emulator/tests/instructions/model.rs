@@ -1,6 +1,7 @@
 //! What each form should give, from the PTX manual.
 
 use super::floats::{self, Round};
+use super::halves;
 
 #[derive(Clone, Copy, Debug)]
 pub enum Expected {
@@ -28,8 +29,13 @@ fn bit(raw: u64, i: u32) -> u64 {
 pub fn expected(form: &str, args: &[u64]) -> Option<Expected> {
     let parts: Vec<&str> = form.split('.').collect();
     let ty = *parts.last()?;
-    if parts[1..].contains(&"f32") && !matches!(parts[0], "mov" | "selp") {
-        return floats::expected(&parts, args);
+    let float = parts.iter().any(|part| matches!(*part, "f32" | "f16" | "f16x2"));
+    match parts[0] {
+        "mov" | "selp" => {}
+        _ if parts.contains(&"f16x2") => return halves::expected(&parts, args),
+        "cvt" if float => return floats::convert(&parts, args[0]),
+        _ if float => return floats::expected(&parts, ty, args),
+        _ => {}
     }
     if ty == "pred" {
         return Some(Expected::Bits(match (parts[0], args) {
