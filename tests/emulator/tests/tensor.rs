@@ -140,20 +140,53 @@ fn values_of_any_kind() {
     }
 }
 
+/// Every form of `ldmatrix`: rows in another order, addresses that do not count out of bounds.
 #[test]
 fn matrices_are_spread_over_the_lanes() {
-    let device = Device::new(PTX);
-    let input = device.put(&(0..256).collect::<Vec<u16>>());
-    for transposed in [false, true] {
-        let output = device.room::<u32>(128);
-        device.run("move_x4", [1; 3], [32, 1, 1], 0, args![input, output, u32::from(transposed)]).unwrap();
-        for (at, found) in device.get::<u32>(output, 128).into_iter().enumerate() {
+    for (count, transposed) in [(1, false), (2, false), (4, false), (1, true), (2, true), (4, true)] {
+        let trans = if transposed { ".trans" } else { "" };
+        let list = ["%r4", "%r4, %r5", "", "%r4, %r5, %r6, %r7"][count - 1];
+        let stores: String =
+            (0..count).map(|m| format!("    st.global.u32 [%d2+{}], %r{};\n", m * 128, m + 4)).collect();
+        let device = Device::new(&module(&format!(
+            ".visible .entry run(.param .u64 in, .param .u64 out)
+{{
+    .reg .pred %p<2>;
+    .reg .b32 %r<8>;
+    .reg .b64 %d<5>;
+    .shared .align 16 .b8 tile[512];
+    ld.param.u64 %d1, [in];
+    ld.param.u64 %d2, [out];
+    mov.u32 %r1, %tid.x;
+    mul.wide.u32 %d3, %r1, 16;
+    add.s64 %d1, %d1, %d3;
+    ld.global.v4.u32 {{%r4, %r5, %r6, %r7}}, [%d1];
+    shl.b32 %r2, %r1, 4;
+    mov.u32 %r3, tile;
+    add.s32 %r3, %r3, %r2;
+    st.shared.v4.u32 [%r3], {{%r4, %r5, %r6, %r7}};
+    bar.sync 0;
+    xor.b32 %r3, %r3, 80;
+    setp.lt.u32 %p1, %r1, {};
+    @!%p1 mov.u32 %r3, 0xFFFFFFF1;
+    ldmatrix.sync.aligned.m8n8.x{count}{trans}.shared.b16 {{{list}}}, [%r3];
+    shr.u64 %d3, %d3, 2;
+    add.s64 %d2, %d2, %d3;
+{stores}    ret;
+}}",
+            8 * count
+        )));
+        let output = device.room::<u32>(32 * count);
+        let input = device.put(&(0..256).collect::<Vec<u16>>());
+        device.run("run", [1; 3], [32, 1, 1], 0, args![input, output]).unwrap();
+        for (at, found) in device.get::<u32>(output, 32 * count).into_iter().enumerate() {
             let (matrix, lane) = (at as u32 / 32, at as u32 % 32);
             let element = |half| {
                 let (row, column) = (lane / 4, lane % 4 * 2 + half);
-                matrix * 64 + if transposed { column * 8 + row } else { row * 8 + column }
+                let (row, column) = if transposed { (column, row) } else { (row, column) };
+                matrix * 64 + (row ^ 5) * 8 + column
             };
-            assert_eq!(found, element(0) | element(1) << 16, "matrix {matrix}, lane {lane}, {transposed}");
+            assert_eq!(found, element(0) | element(1) << 16, "x{count}{trans}, matrix {matrix}, lane {lane}");
         }
     }
 }

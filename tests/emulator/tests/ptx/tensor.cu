@@ -89,18 +89,7 @@ extern "C" __global__ void product_half(const __half* a, const __half* b, const 
     for (int i = 0; i < 2; i++) *reinterpret_cast<unsigned*>(d + (row + i * 8) * 8 + column) = sum[i];
 }
 
-// Moves 8 by 8 matrices through ldmatrix: the two halves of each register go to out[matrix][2 * lane].
-extern "C" __global__ void move_x4(const __half* in, unsigned* out, int transpose) {
-    __shared__ __align__(16) __half x[32][8];
-    for (int i = threadIdx.x; i < 256; i += 32) x[i / 8][i % 8] = in[i];
-    __syncwarp();
-    unsigned r[4];
-    if (transpose) load_x4_trans(r, x[threadIdx.x]);
-    else load_x4(r, x[threadIdx.x]);
-    for (int i = 0; i < 4; i++) out[i * 32 + threadIdx.x] = r[i];
-}
-
-// Planted bugs, see bugs.rs: `which` picks one, 0 is none.
+// Planted bugs: `which` picks one, 0 is none.
 extern "C" __global__ void tensor_bug(unsigned* out, int which) {
     __shared__ __align__(16) __half x[32][8];
     const int lane = threadIdx.x;
