@@ -150,9 +150,11 @@ fn census() {
     for path in modules {
         let text = &std::fs::read_to_string(&path).unwrap();
         Module::load(text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        for line in text.lines().filter(|line| line.trim_end().ends_with(';')) {
-            let words: Vec<&str> = line.split_whitespace().skip_while(|word| word.starts_with(['@', '{'])).collect();
-            let word = words.first().map_or("", |word| word.trim_end_matches(';'));
+        // Inline assembly may have braces on a line, or two statements.
+        let statements = text.lines().flat_map(|line| line.rsplit_once(';').map_or("", |(text, _)| text).split(';'));
+        for statement in statements {
+            let mut words = statement.split(|c: char| c.is_whitespace() || c == '{').filter(|word| !word.is_empty());
+            let word = words.find(|word| !word.starts_with('@')).unwrap_or_default();
             if word.starts_with(|first: char| first.is_ascii_lowercase()) {
                 found.insert(word.into());
             }

@@ -191,6 +191,21 @@ fn matrices_are_spread_over_the_lanes() {
     }
 }
 
+/// nvcc makes generic addresses of shared memory where it does not know which array a pointer is in.
+#[test]
+fn buffers_in_turn() {
+    let rng = &mut ChaCha8Rng::seed_from_u64(SEED);
+    let device = Device::new(PTX);
+    let rounds = 11;
+    let input: Vec<u32> = (0..rounds * 128).map(|_| rng.random()).collect();
+    let output = device.room::<u32>(32);
+    let args = args![device.put(&input), output, rounds as u32];
+    device.run("buffers_in_turn", [1; 3], [32, 1, 1], 1024, args).unwrap();
+    // A matrix is 32 words, a lane's word is that of its number.
+    let expected = |lane: usize| input.iter().skip(lane).step_by(32).fold(0, |sum: u32, word| sum.wrapping_add(*word));
+    assert_eq!(device.get::<u32>(output, 32), (0..32).map(expected).collect::<Vec<_>>(), "seed {SEED}");
+}
+
 #[test]
 fn matrix_product() {
     let rng = &mut ChaCha8Rng::seed_from_u64(SEED);

@@ -121,12 +121,19 @@ fn rounded(value: f64, round: Round) -> f32 {
     if value.is_nan() { f32::NAN } else { result.copysign(value) as f32 }
 }
 
-/// `a * b + c` rounded once. The product is exact in f32; the f64 sum is exact except where it does not matter: with a
-/// product above 2^28 it is infinite either way; otherwise only digits below 2^-36 can be dropped, so that the product
-/// is below 2^-14 and c is 32 or more, at least 2^-6 away from other f16: it rounds to c either way.
+/// `a * b + c` in f32, rounded to odd: towards zero, with the last bit set if that loses anything. The second rounding,
+/// to an f16 of fewer digits, then gives what one rounding of the exact value would.
 #[inline(always)]
 fn fused(a: f32, b: f32, c: f32) -> f32 {
-    rounded(f64::from(a * b) + f64::from(c), Round::Nearest)
+    // Exact, and far from the limits of f32, so that `lost` is exact as well (Knuth's two-sum).
+    let product = a * b;
+    let sum = product + c;
+    let back = sum - product;
+    let lost = (product - (sum - back)) + (c - back);
+    let bits = sum.to_bits();
+    let away_from_zero = (lost.to_bits() ^ bits) >> 31;
+    // Not for an infinite sum or NaN, where `lost` is NaN.
+    if lost.abs() > 0.0 { f32::from_bits(bits.wrapping_sub(away_from_zero) | 1) } else { sum }
 }
 
 /// [0, 1], NaN becomes +0.

@@ -15,7 +15,7 @@ use crate::ptx::{Entry, LoadError, Operand, Reg, Statement, Symbol, Width};
 use crate::store::Store;
 
 /// The lane-wise forms that are supported, each with its whole list of modifiers. Loads, stores, atomics, branches,
-/// barriers, shuffles and votes come on top of these.
+/// barriers, shuffles, votes and matrix instructions come on top of these.
 pub fn forms() -> Vec<&'static str> {
     alu::all().map(|alu| alu.form).filter(|form| !form.contains(' ')).collect()
 }

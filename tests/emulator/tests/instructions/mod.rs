@@ -41,7 +41,9 @@ fn signature(form: &str) -> (u32, Vec<u32>) {
         ("bfi", _) => (width, vec![width, width, 32, 32]),
         ("lop3", _) => (32, vec![32; 4]),
         ("mad" | "fma" | "bfe" | "shf" | "prmt", _) => (width, vec![width; 3]),
-        ("not" | "neg" | "abs" | "mov" | "rcp" | "sqrt" | "rsqrt" | "ex2" | "lg2" | "brev", _) => (width, vec![width]),
+        ("not" | "neg" | "abs" | "mov" | "rcp" | "sqrt" | "rsqrt" | "ex2" | "lg2" | "brev" | "cvta", _) => {
+            (width, vec![width])
+        }
         _ => (width, vec![width; 2]),
     }
 }

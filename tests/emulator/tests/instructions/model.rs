@@ -75,6 +75,8 @@ fn integer(parts: &[&str], ty: &str, args: &[u64]) -> Option<u64> {
         ("xor", _) => (0..bits).map(|i| ((bit(args[0], i) + bit(args[1], i)) % 2) << i).sum(),
         ("not", _) => all - args[0],
         ("mov", _) => args[0],
+        ("cvta", "shared") => wrap(64, v(0) + (1 << 32)),
+        ("cvta", "to") => wrap(64, v(0) - (1 << 32)),
         ("selp", _) => args[if args[2] == 1 { 0 } else { 1 }],
         ("popc", _) => (0..bits).map(|i| bit(args[0], i)).sum(),
         ("clz", _) => (0..bits).rev().take_while(|i| bit(args[0], *i) == 0).count() as u64,

@@ -89,6 +89,21 @@ extern "C" __global__ void product_half(const __half* a, const __half* b, const 
     for (int i = 0; i < 2; i++) *reinterpret_cast<unsigned*>(d + (row + i * 8) * 8 + column) = sum[i];
 }
 
+// Two buffers in turn, read by generic pointers: out[lane] is the sum of its parts of all matrices.
+extern "C" __global__ void buffers_in_turn(const uint4* in, unsigned* out, int rounds) {
+    extern __shared__ __align__(16) __half space[];
+    __half* const buffers[] = {space, space + 256};
+    unsigned sum = 0;
+    for (int i = 0; i < rounds; i++) {
+        *reinterpret_cast<uint4*>(space + i % 2 * 256 + threadIdx.x * 8) = in[i * 32 + threadIdx.x];
+        __syncwarp();
+        unsigned r[4];
+        load_x4(r, buffers[i % 2] + threadIdx.x * 8);
+        sum += r[0] + r[1] + r[2] + r[3];
+    }
+    out[threadIdx.x] = sum;
+}
+
 // Planted bugs: `which` picks one, 0 is none.
 extern "C" __global__ void tensor_bug(unsigned* out, int which) {
     __shared__ __align__(16) __half x[32][8];
