@@ -3,8 +3,10 @@
 mod bugs;
 mod device;
 mod driver;
+mod halves;
 mod instructions;
 mod kernels;
 mod load;
 mod memory;
+mod tensor;
 mod warps;

@@ -2,6 +2,7 @@
 
 mod access;
 mod block;
+mod matrix;
 mod meet;
 mod transfer;
 mod warp;

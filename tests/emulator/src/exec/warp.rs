@@ -154,11 +154,17 @@ impl Warp {
                         }
                         continue 'schedule;
                     }
-                    Kind::Shuffle(_) | Kind::Vote(_) | Kind::WarpBarrier { .. } => {
+                    Kind::Shuffle(_)
+                    | Kind::Vote(_)
+                    | Kind::WarpBarrier { .. }
+                    | Kind::Mma(_)
+                    | Kind::LoadMatrix(_) => {
                         let Some(group) = self.gather(context.code, pc, active)? else { continue 'schedule };
                         match &inst.kind {
                             Kind::Shuffle(shuffle) => self.shuffle(shuffle, group, pc)?,
                             Kind::Vote(vote) => self.vote(vote, group),
+                            Kind::Mma(mma) => self.mma(mma, group, pc)?,
+                            Kind::LoadMatrix(load) => self.load_matrix(context, shared, load, group, pc, counters)?,
                             _ => {}
                         }
                         if group != active {
