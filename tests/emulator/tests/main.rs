@@ -1,6 +1,7 @@
 //! Tests of the emulated device: every instruction against its own model, whole kernels, planted bugs.
 
 mod bugs;
+mod copies;
 mod device;
 mod driver;
 mod instructions;

@@ -76,7 +76,7 @@ impl Decoder {
         Ok(Access { space, address, count, element, signed, wide: false, keep: 0, registers: [0; 4] })
     }
 
-    fn address(&mut self, op: &str, space: Space, base: &Operand, offset: i64) -> Result<Address, Refusal> {
+    pub(super) fn address(&mut self, op: &str, space: Space, base: &Operand, offset: i64) -> Result<Address, Refusal> {
         let (slot, wide) = match (base, space) {
             (Operand::Symbol(Symbol::Param(at)), Space::Param) => (self.wide_constant((*at).into())?, true),
             (_, Space::Param) => return Err(format!("{op}: a parameter is loaded by its name only")),

@@ -1,5 +1,6 @@
 //! Statements to instructions. A form that is not listed here or in the table of [`crate::alu`] is refused.
 
+mod copies;
 mod inst;
 mod memory;
 mod warp;
@@ -85,6 +86,7 @@ impl Decoder {
             "st" => self.store(op, operands)?,
             "atom" => self.atomic(op, operands, true)?,
             "red" => self.atomic(op, operands, false)?,
+            "cp" => self.copy(op, operands)?,
             "shfl" => self.shuffle(op, operands)?,
             "vote" => self.vote(op, operands)?,
             "bar" => self.barrier(op, operands)?,

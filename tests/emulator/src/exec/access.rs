@@ -1,24 +1,29 @@
 //! Loads, stores and atomics of a warp.
 
+use super::block::State;
 use super::transfer::{Offsets, each, load_from, load_zero, store_to, update};
 use super::warp::{RECENT, Warp, stride};
 use super::{Context, Raised, lanes};
 use crate::alu::LANES;
 use crate::decode::{Access, Address, Atomic, Space};
 use crate::fault::FaultKind;
-use crate::launch::Counters;
 use crate::memory::{AccessError, Allocation};
 use crate::store::Store;
+
+/// An allocation and its index among the live ones.
+pub struct Found<'a> {
+    pub index: usize,
+    pub allocation: &'a Allocation,
+}
 
 impl Warp {
     pub fn load(
         &mut self,
         context: &Context,
-        shared: &Store,
+        block: &mut State,
         access: &Access,
         mask: u32,
         pc: u32,
-        counters: &mut Counters,
     ) -> Result<(), Box<Raised>> {
         if access.space == Space::Param {
             return self.load_param(context, access, mask, pc);
@@ -27,17 +32,19 @@ impl Warp {
         let addresses = self.addresses(&access.address);
         match access.space {
             Space::Global => {
-                counters.global_load_bytes += u64::from(mask.count_ones()) * bytes;
+                block.counters.global_load_bytes += u64::from(mask.count_ones()) * bytes;
                 let mut rest = mask;
                 while rest != 0 {
                     let (allocation, group) = self.find(context, &addresses, rest, bytes, pc)?;
                     rest &= !group;
                     match allocation {
                         Some(found) => {
+                            let found = found.allocation;
                             let offsets = offsets(&addresses, found.address);
                             if context.checks.initialised {
-                                check_written(&found.store, &offsets, bytes, group)
-                                    .map_err(|lane| unwritten(FaultKind::UninitialisedGlobal, pc, lane, &addresses))?;
+                                check_written(&found.store, &offsets, bytes, group).map_err(|lane| {
+                                    unwritten(FaultKind::UninitialisedGlobal, pc, lane, addresses[lane])
+                                })?;
                             }
                             load_from(&mut self.registers, &found.store, &offsets, access, group);
                         }
@@ -49,10 +56,10 @@ impl Warp {
                 window(&addresses, mask, bytes, context.shared_bytes, "shared memory", pc)?;
                 let offsets = offsets(&addresses, 0);
                 if context.checks.initialised {
-                    check_written(shared, &offsets, bytes, mask)
-                        .map_err(|lane| unwritten(FaultKind::UninitialisedShared, pc, lane, &addresses))?;
+                    check_written(&block.shared, &offsets, bytes, mask)
+                        .map_err(|lane| unwritten(FaultKind::UninitialisedShared, pc, lane, addresses[lane]))?;
                 }
-                load_from(&mut self.registers, shared, &offsets, access, mask);
+                load_from(&mut self.registers, &block.shared, &offsets, access, mask);
             }
             Space::Const => {
                 window(&addresses, mask, bytes, context.code.constant_bytes, "constant memory", pc)?;
@@ -70,17 +77,16 @@ impl Warp {
     pub fn store(
         &mut self,
         context: &Context,
-        shared: &Store,
+        block: &mut State,
         access: &Access,
         mask: u32,
         pc: u32,
-        counters: &mut Counters,
     ) -> Result<(), Box<Raised>> {
         let bytes = u64::from(access.element * access.count);
         let addresses = self.addresses(&access.address);
         match access.space {
             Space::Global => {
-                counters.global_store_bytes += u64::from(mask.count_ones()) * bytes;
+                block.counters.global_store_bytes += u64::from(mask.count_ones()) * bytes;
                 let mut rest = mask;
                 while rest != 0 {
                     let (allocation, group) = self.find(context, &addresses, rest, bytes, pc)?;
@@ -89,8 +95,8 @@ impl Warp {
                         // Marked even when reads are not checked: a later launch may check them.
                         store_to(
                             &self.registers,
-                            &found.store,
-                            &offsets(&addresses, found.address),
+                            &found.allocation.store,
+                            &offsets(&addresses, found.allocation.address),
                             access,
                             group,
                             true,
@@ -100,7 +106,14 @@ impl Warp {
             }
             Space::Shared => {
                 window(&addresses, mask, bytes, context.shared_bytes, "shared memory", pc)?;
-                store_to(&self.registers, shared, &offsets(&addresses, 0), access, mask, context.checks.initialised);
+                store_to(
+                    &self.registers,
+                    &block.shared,
+                    &offsets(&addresses, 0),
+                    access,
+                    mask,
+                    context.checks.initialised,
+                );
             }
             _ => {
                 window(&addresses, mask, bytes, context.code.local_bytes, "local memory", pc)?;
@@ -114,41 +127,41 @@ impl Warp {
     pub fn atomic(
         &mut self,
         context: &Context,
-        shared: &Store,
+        block: &mut State,
         atomic: &Atomic,
         mask: u32,
         pc: u32,
-        counters: &mut Counters,
     ) -> Result<(), Box<Raised>> {
         let addresses = self.addresses(&atomic.address);
         if atomic.space == Space::Shared {
             window(&addresses, mask, 4, context.shared_bytes, "shared memory", pc)?;
             let offsets = offsets(&addresses, 0);
             if context.checks.initialised {
-                check_written(shared, &offsets, 4, mask)
-                    .map_err(|lane| unwritten(FaultKind::UninitialisedShared, pc, lane, &addresses))?;
+                check_written(&block.shared, &offsets, 4, mask)
+                    .map_err(|lane| unwritten(FaultKind::UninitialisedShared, pc, lane, addresses[lane]))?;
             }
-            update(&mut self.registers, shared, &offsets, atomic, mask);
+            update(&mut self.registers, &block.shared, &offsets, atomic, mask);
             return Ok(());
         }
-        counters.global_load_bytes += u64::from(mask.count_ones()) * 4;
-        counters.global_store_bytes += u64::from(mask.count_ones()) * 4;
+        block.counters.global_load_bytes += u64::from(mask.count_ones()) * 4;
+        block.counters.global_store_bytes += u64::from(mask.count_ones()) * 4;
         let mut rest = mask;
         while rest != 0 {
             let (allocation, group) = self.find(context, &addresses, rest, 4, pc)?;
             rest &= !group;
             let Some(found) = allocation else { continue };
+            let found = found.allocation;
             let offsets = offsets(&addresses, found.address);
             if context.checks.initialised {
                 check_written(&found.store, &offsets, 4, group)
-                    .map_err(|lane| unwritten(FaultKind::UninitialisedGlobal, pc, lane, &addresses))?;
+                    .map_err(|lane| unwritten(FaultKind::UninitialisedGlobal, pc, lane, addresses[lane]))?;
             }
             update(&mut self.registers, &found.store, &offsets, atomic, group);
         }
         Ok(())
     }
 
-    fn addresses(&self, address: &Address) -> [u64; LANES] {
+    pub fn addresses(&self, address: &Address) -> [u64; LANES] {
         if address.wide {
             let row = &self.registers.wide[address.slot as usize];
             std::array::from_fn(|lane| row[lane].wrapping_add(address.offset as u64))
@@ -160,44 +173,35 @@ impl Warp {
 
     /// The allocation that holds the first lane's access, and the lanes whose access it holds as well. `None` for lanes
     /// that miss while the check is off.
-    fn find<'a>(
+    pub fn find<'a>(
         &mut self,
         context: &'a Context,
         addresses: &[u64; LANES],
         mask: u32,
         bytes: u64,
         pc: u32,
-    ) -> Result<(Option<&'a Allocation>, u32), Box<Raised>> {
+    ) -> Result<(Option<Found<'a>>, u32), Box<Raised>> {
         let recent = &mut self.recent[pc as usize % RECENT];
-        if let Some(found) = context.live.get(*recent as usize)
-            && all_inside(addresses, mask, bytes, found.address, found.bytes)
+        let index = *recent as usize;
+        if let Some(allocation) = context.live.get(index)
+            && all_inside(addresses, mask, bytes, allocation.address, allocation.bytes)
         {
-            return Ok((Some(found), mask));
+            return Ok((Some(Found { index, allocation }), mask));
         }
         let lane = mask.trailing_zeros() as usize;
         let address = addresses[lane];
         let index = context.live.partition_point(|allocation| allocation.address <= address).wrapping_sub(1);
-        if let Some(found) = context.live.get(index) {
-            let group = inside(addresses, mask, bytes, found.address, found.bytes);
+        if let Some(allocation) = context.live.get(index) {
+            let group = inside(addresses, mask, bytes, allocation.address, allocation.bytes);
             if group >> lane & 1 == 1 {
                 *recent = index as u32;
-                return Ok((Some(found), group));
+                return Ok((Some(Found { index, allocation }), group));
             }
         }
         if !context.checks.memory {
             return Ok((None, 1 << lane));
         }
-        let (kind, detail) = if address.is_multiple_of(bytes) {
-            let error = context.memory.describe(address, bytes);
-            let kind = match error {
-                AccessError::OutOfBounds { .. } => FaultKind::OutOfBounds,
-                AccessError::UseAfterFree { .. } => FaultKind::UseAfterFree,
-            };
-            (kind, error.to_string())
-        } else {
-            (FaultKind::Misaligned, format!("{bytes} bytes at {address:#x}, not a multiple of {bytes}"))
-        };
-        Err(Box::new(Raised { kind, pc, lane, address: Some(address), detail }))
+        Err(missed(context, address, bytes, bytes, lane, pc))
     }
 
     fn load_param(&mut self, context: &Context, access: &Access, mask: u32, pc: u32) -> Result<(), Box<Raised>> {
@@ -228,7 +232,22 @@ impl Warp {
     }
 }
 
-fn offsets(addresses: &[u64; LANES], base: u64) -> Offsets {
+/// Why `bytes` at a global address that is to be a multiple of `align` cannot be accessed.
+pub fn missed(context: &Context, address: u64, bytes: u64, align: u64, lane: usize, pc: u32) -> Box<Raised> {
+    let (kind, detail) = if address.is_multiple_of(align) {
+        let error = context.memory.describe(address, bytes);
+        let kind = match error {
+            AccessError::OutOfBounds { .. } => FaultKind::OutOfBounds,
+            AccessError::UseAfterFree { .. } => FaultKind::UseAfterFree,
+        };
+        (kind, error.to_string())
+    } else {
+        (FaultKind::Misaligned, format!("{bytes} bytes at {address:#x}, not a multiple of {align}"))
+    };
+    Box::new(Raised { kind, pc, lane, address: Some(address), detail })
+}
+
+pub fn offsets(addresses: &[u64; LANES], base: u64) -> Offsets {
     std::array::from_fn(|lane| addresses[lane].wrapping_sub(base) as usize)
 }
 
@@ -253,7 +272,14 @@ fn inside(addresses: &[u64; LANES], mask: u32, bytes: u64, base: u64, size: u64)
 }
 
 /// A fault unless the accesses of `mask` are aligned and lie in a space of `size` bytes.
-fn window(addresses: &[u64; LANES], mask: u32, bytes: u64, size: u32, what: &str, pc: u32) -> Result<(), Box<Raised>> {
+pub fn window(
+    addresses: &[u64; LANES],
+    mask: u32,
+    bytes: u64,
+    size: u32,
+    what: &str,
+    pc: u32,
+) -> Result<(), Box<Raised>> {
     let good = inside(addresses, mask, bytes, 0, size.into());
     let Some(lane) = lanes(mask & !good).next() else { return Ok(()) };
     let address = addresses[lane];
@@ -277,8 +303,7 @@ fn check_written(store: &Store, offsets: &Offsets, bytes: u64, mask: u32) -> Res
     lanes(mask & !good).next().map_or(Ok(()), Err)
 }
 
-fn unwritten(kind: FaultKind, pc: u32, lane: usize, addresses: &[u64; LANES]) -> Box<Raised> {
-    let address = addresses[lane];
+pub fn unwritten(kind: FaultKind, pc: u32, lane: usize, address: u64) -> Box<Raised> {
     let detail = "a read of bytes that nobody has written".into();
     Box::new(Raised { kind, pc, lane, address: Some(address), detail })
 }

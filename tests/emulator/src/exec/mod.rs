@@ -2,6 +2,7 @@
 
 mod access;
 mod block;
+mod copies;
 mod meet;
 mod transfer;
 mod warp;
