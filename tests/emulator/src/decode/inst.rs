@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::alu::AluFn;
+use crate::counters::Class;
 use crate::store::Store;
 
 /// An instruction with its guard: it acts on the active lanes where `predicates[guard] ^ negate` has a bit.
@@ -10,6 +11,7 @@ pub struct Inst {
     pub kind: Kind,
     pub negate: u32,
     pub guard: u16,
+    pub class: Class,
 }
 
 pub enum Kind {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 pub use inst::*;
 
 use crate::alu;
+use crate::counters::Class;
 use crate::ptx::{Entry, LoadError, Operand, Reg, Statement, Symbol, Width};
 use crate::store::Store;
 
@@ -44,7 +45,7 @@ pub fn decode(entry: &Entry, lines: &[&str], constants: &Arc<Store>, bytes: u32)
     }
     // A label may stand behind the last statement.
     starts.push(decoder.insts.len() as u32);
-    decoder.insts.push(Inst { kind: Kind::Exit, guard: decoder.always, negate: 0 });
+    decoder.insts.push(Inst { kind: Kind::Exit, guard: decoder.always, negate: 0, class: Class::Control });
     sources.push((entry.body.last().map_or(entry.line, |last| last.line), "}".into()));
     for inst in &mut decoder.insts {
         if let Kind::Branch(target) = &mut inst.kind {
@@ -103,7 +104,9 @@ impl Decoder {
             "cvta" if *op == "cvta.to.global.u64" => self.alu("mov.u64", operands)?,
             _ => self.alu(op, operands)?,
         };
-        self.insts.push(Inst { kind, guard: self.always, negate: 0 });
+        self.insts.push(Inst { kind, guard: self.always, negate: 0, class: Class::Move });
+        let class = Class::of(op);
+        self.insts[first..].iter_mut().for_each(|inst| inst.class = class);
         if let Some((reg, negated)) = guard {
             for inst in &mut self.insts[first..] {
                 (inst.guard, inst.negate) = (reg.slot, if *negated { u32::MAX } else { 0 });
@@ -138,7 +141,12 @@ impl Decoder {
     fn low_word(&mut self, wide: u16) -> Result<u16, Refusal> {
         let slot = next_slot(&mut self.layout.narrow)?;
         let run = alu::lookup("cvt.u32.u64").expect("a form of the table").run();
-        self.insts.push(Inst { kind: Kind::Alu { run, slots: [slot, wide, 0, 0, 0] }, guard: self.always, negate: 0 });
+        self.insts.push(Inst {
+            kind: Kind::Alu { run, slots: [slot, wide, 0, 0, 0] },
+            guard: self.always,
+            negate: 0,
+            class: Class::Move,
+        });
         Ok(slot)
     }
 
@@ -164,7 +172,7 @@ impl Decoder {
             [Operand::Vector(parts), source] if parts.len() == 2 => {
                 let source = self.source(source, whole)?;
                 let low = Kind::Alu { run: entry("low")?, slots: [register(&parts[0], half)?.slot, source, 0, 0, 0] };
-                self.insts.push(Inst { kind: low, guard: self.always, negate: 0 });
+                self.insts.push(Inst { kind: low, guard: self.always, negate: 0, class: Class::Move });
                 Ok(Kind::Alu { run: entry("high")?, slots: [register(&parts[1], half)?.slot, source, 0, 0, 0] })
             }
             _ => Err(unknown(op)),

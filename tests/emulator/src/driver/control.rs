@@ -72,7 +72,7 @@ impl Settings {
             "checks" => {
                 self.checks = match value {
                     "all" => Checks::ALL,
-                    "memory" => Checks { memory: true, initialised: false },
+                    "memory" => Checks { memory: true, ..Checks::NONE },
                     "none" => Checks::NONE,
                     _ => return Err(expected("all, memory or none")),
                 }

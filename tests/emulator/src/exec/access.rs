@@ -1,10 +1,13 @@
 //! Loads, stores and atomics of a warp.
 
 use super::block::State;
-use super::transfer::{Offsets, each, load_from, load_zero, store_to, update};
+use super::races::shared_race;
+use super::transfer::{Offsets, each, load_from, load_zero, store_to, stores_same, update};
 use super::warp::{RECENT, Warp, stride};
 use super::{Context, Raised, lanes};
 use crate::alu::LANES;
+use crate::check::Access as Global;
+use crate::counters::{sectors, wavefronts};
 use crate::decode::{Access, Address, Atomic, Space};
 use crate::fault::FaultKind;
 use crate::memory::{AccessError, Allocation};
@@ -33,14 +36,19 @@ impl Warp {
         match access.space {
             Space::Global => {
                 block.counters.global_load_bytes += u64::from(mask.count_ones()) * bytes;
+                if context.checks.traffic && mask != 0 {
+                    block.counters.global_load_requests += 1;
+                    block.counters.global_load_sectors += sectors(&addresses, mask);
+                }
                 let mut rest = mask;
                 while rest != 0 {
                     let (allocation, group) = self.find(context, &addresses, rest, bytes, pc)?;
                     rest &= !group;
                     match allocation {
                         Some(found) => {
+                            let offsets = offsets(&addresses, found.allocation.address);
+                            found.note(context, block, &offsets, bytes as usize, group, Global::Read, pc)?;
                             let found = found.allocation;
-                            let offsets = offsets(&addresses, found.address);
                             if context.checks.initialised {
                                 check_written(&found.store, &offsets, bytes, group).map_err(|lane| {
                                     unwritten(FaultKind::UninitialisedGlobal, pc, lane, addresses[lane])
@@ -55,6 +63,16 @@ impl Warp {
             Space::Shared => {
                 window(&addresses, mask, bytes, context.shared_bytes, "shared memory", pc)?;
                 let offsets = offsets(&addresses, 0);
+                block.counters.shared_load_bytes += u64::from(mask.count_ones()) * bytes;
+                if context.checks.traffic && mask != 0 {
+                    block.counters.shared_load_requests += 1;
+                    block.counters.shared_load_wavefronts += wavefronts(&offsets, bytes as usize, mask);
+                }
+                if let Some(races) = &mut block.races {
+                    races
+                        .load(self.index, &offsets, bytes as usize, mask)
+                        .map_err(|found| shared_race(context, found, pc, &addresses))?;
+                }
                 if context.checks.initialised {
                     check_written(&block.shared, &offsets, bytes, mask)
                         .map_err(|lane| unwritten(FaultKind::UninitialisedShared, pc, lane, addresses[lane]))?;
@@ -87,33 +105,37 @@ impl Warp {
         match access.space {
             Space::Global => {
                 block.counters.global_store_bytes += u64::from(mask.count_ones()) * bytes;
+                if context.checks.traffic && mask != 0 {
+                    block.counters.global_store_requests += 1;
+                    block.counters.global_store_sectors += sectors(&addresses, mask);
+                }
                 let mut rest = mask;
                 while rest != 0 {
                     let (allocation, group) = self.find(context, &addresses, rest, bytes, pc)?;
                     rest &= !group;
                     if let Some(found) = allocation {
+                        let offsets = offsets(&addresses, found.allocation.address);
+                        found.note(context, block, &offsets, bytes as usize, group, Global::Write, pc)?;
                         // Marked even when reads are not checked: a later launch may check them.
-                        store_to(
-                            &self.registers,
-                            &found.allocation.store,
-                            &offsets(&addresses, found.allocation.address),
-                            access,
-                            group,
-                            true,
-                        );
+                        store_to(&self.registers, &found.allocation.store, &offsets, access, group, true);
                     }
                 }
             }
             Space::Shared => {
                 window(&addresses, mask, bytes, context.shared_bytes, "shared memory", pc)?;
-                store_to(
-                    &self.registers,
-                    &block.shared,
-                    &offsets(&addresses, 0),
-                    access,
-                    mask,
-                    context.checks.initialised,
-                );
+                let offsets = offsets(&addresses, 0);
+                block.counters.shared_store_bytes += u64::from(mask.count_ones()) * bytes;
+                if context.checks.traffic && mask != 0 {
+                    block.counters.shared_store_requests += 1;
+                    block.counters.shared_store_wavefronts += wavefronts(&offsets, bytes as usize, mask);
+                }
+                if let Some(races) = &mut block.races {
+                    let same = |a, b| stores_same(&self.registers, access, a, b);
+                    races
+                        .store(self.index, &offsets, bytes as usize, mask, same)
+                        .map_err(|found| shared_race(context, found, pc, &addresses))?;
+                }
+                store_to(&self.registers, &block.shared, &offsets, access, mask, context.checks.initialised);
             }
             _ => {
                 window(&addresses, mask, bytes, context.code.local_bytes, "local memory", pc)?;
@@ -136,6 +158,13 @@ impl Warp {
         if atomic.space == Space::Shared {
             window(&addresses, mask, 4, context.shared_bytes, "shared memory", pc)?;
             let offsets = offsets(&addresses, 0);
+            block.counters.shared_load_bytes += u64::from(mask.count_ones()) * 4;
+            block.counters.shared_store_bytes += u64::from(mask.count_ones()) * 4;
+            if let Some(races) = &mut block.races {
+                races
+                    .atomic(self.index, &offsets, mask)
+                    .map_err(|found| shared_race(context, found, pc, &addresses))?;
+            }
             if context.checks.initialised {
                 check_written(&block.shared, &offsets, 4, mask)
                     .map_err(|lane| unwritten(FaultKind::UninitialisedShared, pc, lane, addresses[lane]))?;
@@ -150,8 +179,9 @@ impl Warp {
             let (allocation, group) = self.find(context, &addresses, rest, 4, pc)?;
             rest &= !group;
             let Some(found) = allocation else { continue };
+            let offsets = offsets(&addresses, found.allocation.address);
+            found.note(context, block, &offsets, 4, group, Global::Atomic, pc)?;
             let found = found.allocation;
-            let offsets = offsets(&addresses, found.address);
             if context.checks.initialised {
                 check_written(&found.store, &offsets, 4, group)
                     .map_err(|lane| unwritten(FaultKind::UninitialisedGlobal, pc, lane, addresses[lane]))?;

@@ -3,9 +3,10 @@
 use super::warp::{Stop, Warp, thread};
 use super::{Context, Raised};
 use crate::alu::LANES;
+use crate::check::SharedRaces;
+use crate::counters::Counters;
 use crate::decode::Barrier;
 use crate::fault::{Fault, FaultKind};
-use crate::launch::Counters;
 use crate::store::Store;
 
 /// Runs one block after the other with the same warps and shared memory.
@@ -18,7 +19,11 @@ pub struct Runner<'a> {
 
 /// What the warps of a running block share.
 pub struct State {
+    /// The block's number in the grid.
+    pub number: u64,
     pub shared: Store,
+    /// Where races are checked and there is shared memory to race in.
+    pub races: Option<SharedRaces>,
     pub counters: Counters,
 }
 
@@ -38,7 +43,11 @@ impl<'a> Runner<'a> {
         let warps = (0..count).map(|i| Warp::new(context.code, context.launch, i)).collect::<Option<Vec<_>>>()?;
         let shared = Store::new(context.shared_bytes as usize)?;
         let states = vec![Progress::Running; warps.len()];
-        let state = State { shared, counters: Counters::default() };
+        let races = match context.checks.races && context.shared_bytes > 0 {
+            true => Some(SharedRaces::new(context.code, context.shared_bytes, warps.len())?),
+            false => None,
+        };
+        let state = State { number: 0, shared, races, counters: Counters::default() };
         Some(Runner { context, warps, states, state })
     }
 
@@ -46,7 +55,11 @@ impl<'a> Runner<'a> {
     pub fn run(&mut self, index: u64) -> Result<(), Box<Fault>> {
         let [x, y, _] = self.context.launch.grid.map(u64::from);
         let block = [(index % x) as u32, (index / x % y) as u32, (index / x / y) as u32];
+        self.state.number = index;
         self.state.shared.clear_written();
+        if let Some(races) = &mut self.state.races {
+            races.start();
+        }
         self.states.fill(Progress::Running);
         for warp in &mut self.warps {
             warp.reset(self.context.code, block);
@@ -85,11 +98,14 @@ impl<'a> Runner<'a> {
             // Without a count the barrier is for all of the block's warps; ended ones count as arrived.
             let needed = barrier.threads.map_or(live, |threads| threads as usize / LANES);
             if self.states.iter().filter(|state| here(state)).count() >= needed {
-                self.states
-                    .iter_mut()
-                    .filter(|state| here(state))
-                    .take(needed)
-                    .for_each(|state| *state = Progress::Running);
+                let open = |(i, state): (usize, &Progress)| here(state).then_some(i);
+                let members: Vec<usize> = self.states.iter().enumerate().filter_map(open).take(needed).collect();
+                members.iter().for_each(|member| self.states[*member] = Progress::Running);
+                match (&mut self.state.races, barrier.threads) {
+                    (Some(races), None) => races.sync_all(),
+                    (Some(races), Some(_)) => races.sync_warps(&members),
+                    (None, _) => {}
+                }
                 opened = true;
             }
         }

@@ -6,19 +6,22 @@
 
 use std::collections::VecDeque;
 
-use super::access::{missed, offsets, unwritten, window};
+use super::access::{Found, missed, offsets, unwritten, window};
 use super::block::State;
+use super::races::shared_race;
 use super::transfer::{Offsets, each};
 use super::warp::Warp;
 use super::{Context, Raised, lanes};
 use crate::alu::LANES;
+use crate::check::Access;
+use crate::counters::{Counters, sectors, wavefronts};
 use crate::decode::AsyncCopy;
 use crate::fault::FaultKind;
 use crate::store::Store;
 
 /// The copies of a warp that no wait has covered yet.
-#[derive(Default)]
 pub struct Copies {
+    warp: usize,
     pending: VecDeque<Pending>,
     /// Groups that each lane has committed: the number of its open group.
     committed: [u32; LANES],
@@ -26,6 +29,7 @@ pub struct Copies {
     most: u32,
 }
 
+#[derive(Clone, Copy)]
 struct Pending {
     pc: u32,
     /// Lanes whose copy is still to be done.
@@ -44,10 +48,22 @@ struct Pending {
 }
 
 impl Copies {
+    /// Those of the block's warp of that number.
+    pub fn new(warp: usize) -> Copies {
+        Copies { warp, pending: VecDeque::new(), committed: [0; LANES], most: 0 }
+    }
+
     /// Forgets the copies that were never waited for.
     pub fn reset(&mut self) {
         self.pending.clear();
         (self.committed, self.most) = ([0; LANES], 0);
+    }
+
+    fn push(&mut self, mut copy: Pending) {
+        if let Some(first) = lanes(copy.mask).map(|lane| copy.groups[lane]).min() {
+            copy.first = first;
+            self.pending.push_back(copy);
+        }
     }
 
     /// Closes the open group of each lane, empty or not.
@@ -75,7 +91,7 @@ impl Copies {
                 }
             };
             if done != 0 {
-                copy.run(context, block, done)?;
+                copy.run(self.warp, context, block, done)?;
                 copy.mask &= !done;
             }
         }
@@ -87,7 +103,7 @@ impl Copies {
 }
 
 impl Pending {
-    fn run(&self, context: &Context, block: &mut State, mask: u32) -> Result<(), Box<Raised>> {
+    fn run(&self, warp: usize, context: &Context, block: &mut State, mask: u32) -> Result<(), Box<Raised>> {
         let Pending { from, to, bytes, source_bytes, .. } = self;
         let source = self.source.map(|index| &context.live[index]);
         if let Some(source) = source.filter(|_| context.checks.initialised) {
@@ -100,6 +116,9 @@ impl Pending {
             }
         }
         let shared = &block.shared;
+        if let Some(races) = &mut block.races {
+            races.complete(warp, to, *bytes, mask);
+        }
         each(mask, |lane| {
             let read = usize::from(source_bytes[lane]);
             for at in (0..*bytes).step_by(4) {
@@ -137,82 +156,87 @@ impl Warp {
         mask: u32,
         pc: u32,
     ) -> Result<(), Box<Raised>> {
-        let bytes = u64::from(copy.bytes);
-        let (to, from) = (self.addresses(&copy.to), self.addresses(&copy.from));
-        window(&to, mask, bytes, context.shared_bytes, "shared memory", pc)?;
+        let size = usize::from(copy.bytes);
+        let (target, source) = (self.addresses(&copy.to), self.addresses(&copy.from));
+        window(&target, mask, size as u64, context.shared_bytes, "shared memory", pc)?;
+        let to = offsets(&target, 0);
+        if let Some(races) = &mut block.races {
+            races.issue(self.index, &to, size, mask).map_err(|found| shared_race(context, found, pc, &target))?;
+        }
         let mut source_bytes = [copy.bytes; LANES];
         if let Some(slot) = copy.source_bytes {
             let row = self.registers.narrow[slot as usize];
-            if let Some(lane) = lanes(mask).find(|lane| row[*lane] > bytes as u32) {
-                let detail = format!("{} bytes of the source for a copy of {bytes}", row[lane]);
-                return Err(Box::new(Raised {
-                    kind: FaultKind::OutOfBounds,
-                    pc,
-                    lane,
-                    address: Some(from[lane]),
-                    detail,
-                }));
+            if let Some(lane) = lanes(mask).find(|lane| row[*lane] as usize > size) {
+                let (kind, detail) = (FaultKind::OutOfBounds, format!("{} source bytes of {size}", row[lane]));
+                return Err(Box::new(Raised { kind, pc, lane, address: Some(source[lane]), detail }));
             }
-            source_bytes = row.map(|size| size as u8);
+            source_bytes = row.map(|bytes| bytes as u8);
         }
-        let of_size =
-            |size: u8| (0..LANES).fold(0, |found, lane| found | u32::from(source_bytes[lane] == size) << lane);
-        let (mut whole, none) = (mask & of_size(copy.bytes), mask & of_size(0));
-        let to = offsets(&to, 0);
-        block.counters.global_load_bytes += lanes(mask).map(|lane| u64::from(source_bytes[lane])).sum::<u64>();
+        let reading = |what: fn(u8, u8) -> bool| {
+            (0..LANES).fold(0, |found, lane| found | u32::from(what(source_bytes[lane], copy.bytes)) << lane) & mask
+        };
+        let (mut whole, partly) = (reading(|read, all| read == all), reading(|read, all| 0 < read && read < all));
+        count(&mut block.counters, context.checks.traffic, &source, &to, &source_bytes, size, mask);
+        let mut pending = Pending {
+            pc,
+            mask: mask & !whole & !partly,
+            groups: self.copies.committed,
+            first: 0,
+            source: None,
+            from: to,
+            to,
+            bytes: size,
+            source_bytes,
+        };
+        self.copies.push(pending);
         while whole != 0 {
-            let (found, group) = self.find(context, &from, whole, bytes, pc)?;
-            let zero = found.is_none();
-            let (source, base) = found.map_or((None, 0), |found| (Some(found.index), found.allocation.address));
-            let sizes = if zero { [0; LANES] } else { source_bytes };
-            self.push(Pending::new(pc, group, source, offsets(&from, base), to, copy.bytes, sizes));
+            let (found, group) = self.find(context, &source, whole, size as u64, pc)?;
             whole &= !group;
+            (pending.mask, pending.source) = (group, None);
+            if let Some(found) = found {
+                pending.source = Some(found.index);
+                pending.from = offsets(&source, found.allocation.address);
+                found.note(context, block, &pending.from, size, group, Access::Read, pc)?;
+            }
+            self.copies.push(pending);
         }
-        for lane in lanes(mask & !of_size(copy.bytes) & !none) {
-            let (address, size) = (from[lane], u64::from(source_bytes[lane]));
+        for lane in lanes(partly) {
+            let (address, bytes) = (source[lane], source_bytes[lane].into());
             let index = context.live.partition_point(|allocation| allocation.address <= address).wrapping_sub(1);
-            let holds = context.live.get(index).filter(|allocation| {
-                let last = allocation.bytes.checked_sub(size);
-                last.is_some_and(|last| address - allocation.address <= last) && address.is_multiple_of(bytes)
+            let holds = context.live.get(index).filter(|found| {
+                let last = found.bytes.checked_sub(bytes);
+                address.is_multiple_of(size as u64) && last.is_some_and(|last| address - found.address <= last)
             });
-            let pending = match holds {
-                Some(found) => Pending::new(
-                    pc,
-                    1 << lane,
-                    Some(index),
-                    offsets(&from, found.address),
-                    to,
-                    copy.bytes,
-                    source_bytes,
-                ),
-                None if context.checks.memory => return Err(missed(context, address, size, bytes, lane, pc)),
-                None => Pending::new(pc, 1 << lane, None, offsets(&from, 0), to, copy.bytes, [0; LANES]),
-            };
-            self.push(pending);
-        }
-        if none != 0 {
-            self.push(Pending::new(pc, none, None, offsets(&from, 0), to, copy.bytes, [0; LANES]));
+            (pending.mask, pending.source) = (1 << lane, None);
+            if let Some(allocation) = holds {
+                pending.source = Some(index);
+                pending.from = offsets(&source, allocation.address);
+                let found = Found { index, allocation };
+                found.note(context, block, &pending.from, bytes as usize, 1 << lane, Access::Read, pc)?;
+            } else if context.checks.memory {
+                return Err(missed(context, address, bytes, size as u64, lane, pc));
+            }
+            self.copies.push(pending);
         }
         Ok(())
     }
-
-    fn push(&mut self, mut copy: Pending) {
-        copy.groups = self.copies.committed;
-        copy.first = lanes(copy.mask).map(|lane| copy.groups[lane]).min().unwrap_or(0);
-        self.copies.pending.push_back(copy);
-    }
 }
 
-impl Pending {
-    fn new(
-        pc: u32,
-        mask: u32,
-        source: Option<usize>,
-        from: Offsets,
-        to: Offsets,
-        bytes: u8,
-        source_bytes: [u8; LANES],
-    ) -> Pending {
-        Pending { pc, mask, groups: [0; LANES], first: 0, source, from, to, bytes: bytes.into(), source_bytes }
+fn count(
+    counters: &mut Counters,
+    traffic: bool,
+    source: &[u64; LANES],
+    to: &Offsets,
+    source_bytes: &[u8; LANES],
+    bytes: usize,
+    mask: u32,
+) {
+    counters.global_load_bytes += lanes(mask).map(|lane| u64::from(source_bytes[lane])).sum::<u64>();
+    counters.shared_store_bytes += u64::from(mask.count_ones()) * bytes as u64;
+    if traffic && mask != 0 {
+        let reading = lanes(mask).filter(|lane| source_bytes[*lane] != 0).fold(0, |found, lane| found | 1 << lane);
+        counters.copy_requests += 1;
+        counters.copy_sectors += sectors(source, reading);
+        counters.copy_wavefronts += wavefronts(to, bytes, mask);
     }
 }

@@ -32,6 +32,8 @@ pub struct Warp {
     /// Indices into the context's allocations, by instruction number.
     pub recent: [u32; RECENT],
     pub copies: Copies,
+    /// Number of the warp in its block.
+    pub index: usize,
     initial: u32,
 }
 
@@ -63,7 +65,8 @@ impl Warp {
             waiting: 0,
             local,
             recent: [0; RECENT],
-            copies: Copies::default(),
+            copies: Copies::new(index as usize),
+            index: index as usize,
             initial,
         };
         for (slot, special) in &layout.specials {
@@ -115,7 +118,7 @@ impl Warp {
             loop {
                 let inst = &insts[pc as usize];
                 let mask = active & (self.registers.predicates[inst.guard as usize] ^ inst.negate);
-                block.counters.warp_instructions += 1;
+                block.counters.classes[inst.class as usize] += 1;
                 match &inst.kind {
                     // SAFETY: `Alu::run` gives a function for this CPU.
                     Kind::Alu { run, slots } => unsafe { run(&mut self.registers, *slots, mask) },
@@ -172,6 +175,9 @@ impl Warp {
                     }
                     Kind::Shuffle(_) | Kind::Vote(_) | Kind::WarpBarrier { .. } => {
                         let Some(group) = self.gather(context.code, pc, active)? else { continue 'schedule };
+                        if let Some(races) = &mut block.races {
+                            races.sync_lanes(self.index, group, self.live & !group == 0);
+                        }
                         match &inst.kind {
                             Kind::Shuffle(shuffle) => self.shuffle(shuffle, group, pc)?,
                             Kind::Vote(vote) => self.vote(vote, group),
