@@ -2,10 +2,13 @@
 
 mod bugs;
 mod copies;
+mod counters;
 mod device;
 mod driver;
 mod instructions;
 mod kernels;
 mod load;
 mod memory;
+mod order;
+mod races;
 mod warps;
