@@ -34,8 +34,8 @@ pub struct Checks {
     /// `bar.sync`, `bar.warp.sync`, a shuffle or a vote of both orders (the lockstep of a warp does not, nor do flags in
     /// memory); accesses to bytes that a `cp.async` without its wait may still write; two lanes that write different
     /// values in one instruction. In global memory accesses of different blocks of a launch to the same bytes, unless
-    /// all are reads or all atomics. Threads of one block are not checked against each other in global memory, and
-    /// no fence and no atomic orders blocks.
+    /// all are reads or all atomics, or a `membar.gl` and an atomic of the one, then an atomic to the same word and a
+    /// `membar.gl` of the other lie between. Threads of one block are not checked against each other in global memory.
     pub races: bool,
     /// No check: counts requests, sectors and wavefronts, see [`Counters`].
     pub traffic: bool,

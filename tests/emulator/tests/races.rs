@@ -13,15 +13,16 @@ struct Case {
 }
 
 impl Case {
-    /// All that the kernels access holds values.
     fn new() -> Case {
         let device = Device::new(PTX);
         let input: Vec<f32> = (0..2048).map(|i| (i % 97) as f32).collect();
-        let (input, output) = (device.put(&input), device.put(&[0f32; 2048]));
+        let (input, output) = (device.put(&input), device.room::<f32>(2048));
         Case { device, input, output }
     }
 
+    /// Before the kernel all that it accesses holds values.
     fn run(&self, name: &str, blocks: u32, threads: u32) -> Result<Counters, Box<Fault>> {
+        self.device.memory.fill(self.output, 0, 2048 * 4).unwrap();
         self.device.run(name, [blocks, 1, 1], [threads, 1, 1], 0, args![self.input, self.output])
     }
 }
@@ -93,6 +94,8 @@ fn between_blocks() {
     pair("block_reads", 3, 64, FaultKind::GlobalRace, "global.f32");
     pair("block_atomics", 3, 64, FaultKind::GlobalRace, "global");
     pair("block_halves", 3, 64, FaultKind::GlobalRace, "st.global.u16");
+    let found = pair("last_block", 3, 64, FaultKind::GlobalRace, "ld.volatile.global.f32");
+    assert!(found.detail.contains("written these bytes"), "{found}");
     // One block cannot race with itself.
     Case::new().run("block_writes_bug", 1, 64).unwrap();
 }
@@ -104,13 +107,16 @@ fn blocks_in_any_order() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             for round in 0..100 {
-                let case = Case::new();
-                for bug in ["block_writes_bug", "block_reads_bug", "block_atomics_bug", "block_halves_bug"] {
-                    let fault = *case.run(bug, 2 + round % 9, 64).expect_err(bug);
+                for bug in
+                    ["block_writes_bug", "block_reads_bug", "block_atomics_bug", "block_halves_bug", "last_block_bug"]
+                {
+                    let fault = *Case::new().run(bug, 2 + round % 9, 64).expect_err(bug);
                     assert_eq!(fault.kind, FaultKind::GlobalRace, "{fault}");
                 }
-                for correct in ["block_writes_ok", "block_reads_ok", "block_atomics_ok", "block_halves_ok"] {
-                    case.run(correct, 2 + round % 9, 64).unwrap_or_else(|fault| panic!("{fault}"));
+                for correct in
+                    ["block_writes_ok", "block_reads_ok", "block_atomics_ok", "block_halves_ok", "last_block_ok"]
+                {
+                    Case::new().run(correct, 2 + round % 9, 64).unwrap_or_else(|fault| panic!("{fault}"));
                 }
             }
         });

@@ -7,9 +7,10 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use super::cell_shift;
+use super::release::{BlockOrder, Releases};
+use super::{cell_shift, each, try_each};
 use crate::alu::LANES;
-use crate::decode::{Code, Space};
+use crate::decode::{Code, Kind, Space};
 use crate::memory::Allocation;
 
 /// Cells of a page.
@@ -30,6 +31,8 @@ pub struct GlobalRaces {
     shift: u32,
     /// The live allocations: the cells of each, and its pages.
     allocations: Vec<(usize, OnceLock<Box<[Page]>>)>,
+    /// Where the kernel has fences.
+    releases: Option<Releases>,
 }
 
 type Page = OnceLock<Box<[AtomicU32]>>;
@@ -54,10 +57,15 @@ impl GlobalRaces {
     pub fn new(code: &Code, live: &[Arc<Allocation>]) -> GlobalRaces {
         let shift = cell_shift(code, Space::Global);
         let cells = |allocation: &Arc<Allocation>| (allocation.bytes as usize).div_ceil(1 << shift);
-        GlobalRaces { shift, allocations: live.iter().map(|found| (cells(found), OnceLock::new())).collect() }
+        let fences = code.insts.iter().any(|inst| matches!(inst.kind, Kind::Fence { device: true }));
+        GlobalRaces {
+            shift,
+            allocations: live.iter().map(|found| (cells(found), OnceLock::new())).collect(),
+            releases: fences.then(Releases::default),
+        }
     }
 
-    /// The lanes of `mask` in block number `block` access `bytes` at their offsets in the live allocation of that index.
+    /// The lanes of `mask` in a block access `bytes` at their offsets in the live allocation of that index.
     pub fn access(
         &self,
         index: usize,
@@ -65,12 +73,12 @@ impl GlobalRaces {
         bytes: usize,
         mask: u32,
         access: Access,
-        block: u64,
+        order: &BlockOrder,
     ) -> Result<(), Rival> {
         let (cells, pages) = &self.allocations[index];
         let pages = pages.get_or_init(|| (0..cells.div_ceil(PAGE)).map(|_| Page::new()).collect());
-        let block = block as u32 & BLOCK;
-        super::try_each(mask, |lane| {
+        let block = order.number & BLOCK;
+        try_each(mask, |lane| {
             let first = offsets[lane] >> self.shift;
             let count = (offsets[lane] + bytes).div_ceil(1 << self.shift) - first;
             // An aligned access does not reach over the end of a page.
@@ -78,7 +86,11 @@ impl GlobalRaces {
             for state in &page[first % PAGE..][..count] {
                 let mut old = state.load(Relaxed);
                 loop {
-                    let new = next(old, access, block).map_err(|(block, access)| Rival { lane, block, access })?;
+                    let new = match next(old, access, block) {
+                        Ok(new) => new,
+                        Err(_) if self.comes_after(old, (index, first), order) => OWNED | block,
+                        Err((block, access)) => return Err(Rival { lane, block, access }),
+                    };
                     if new == old {
                         break;
                     }
@@ -90,6 +102,29 @@ impl GlobalRaces {
             }
             Ok(())
         })
+    }
+
+    /// Whether a fence and an atomic order the block after the others that made this state.
+    fn comes_after(&self, state: u32, word: (usize, usize), order: &BlockOrder) -> bool {
+        match state & !BLOCK {
+            READS => false,
+            ATOMICS => self.releases.as_ref().is_some_and(|releases| releases.last(word, order)),
+            _ => order.knows(state & BLOCK),
+        }
+    }
+
+    /// The lanes of `mask` are going to update words atomically.
+    pub fn release(&self, index: usize, offsets: &[usize; LANES], mask: u32, order: &BlockOrder) {
+        if let Some(releases) = &self.releases {
+            each(mask, |lane| releases.release((index, offsets[lane] >> self.shift), order));
+        }
+    }
+
+    /// They have done so.
+    pub fn acquire(&self, index: usize, offsets: &[usize; LANES], mask: u32, order: &mut BlockOrder) {
+        if let Some(releases) = &self.releases {
+            each(mask, |lane| releases.acquire((index, offsets[lane] >> self.shift), order));
+        }
     }
 }
 

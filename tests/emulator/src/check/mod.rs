@@ -5,9 +5,11 @@
 
 mod clocks;
 mod global;
+mod release;
 mod shared;
 
 pub use global::{Access, GlobalRaces};
+pub use release::BlockOrder;
 pub use shared::{Conflict, Earlier, SharedRaces};
 
 use crate::alu::LANES;

@@ -30,7 +30,10 @@ pub enum Kind {
     Branch(u32),
     Exit,
     Trap,
-    Fence,
+    /// For the whole device, or only for the block.
+    Fence {
+        device: bool,
+    },
     Barrier(Barrier),
     Shuffle(Shuffle),
     Vote(Vote),

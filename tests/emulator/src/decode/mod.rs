@@ -98,7 +98,9 @@ impl Decoder {
             },
             "ret" | "exit" if !op.contains('.') => Kind::Exit,
             "trap" if !op.contains('.') => Kind::Trap,
-            "membar" if matches!(*op, "membar.cta" | "membar.gl" | "membar.sys") => Kind::Fence,
+            "membar" if matches!(*op, "membar.cta" | "membar.gl" | "membar.sys") => {
+                Kind::Fence { device: *op != "membar.cta" }
+            }
             "mov" if operands.iter().any(|operand| matches!(operand, Operand::Vector(_))) => self.pack(op, operands)?,
             // Global addresses are generic ones.
             "cvta" if *op == "cvta.to.global.u64" => self.alu("mov.u64", operands)?,

@@ -104,6 +104,7 @@ impl Warp {
         let addresses = self.addresses(&access.address);
         match access.space {
             Space::Global => {
+                block.order.store();
                 block.counters.global_store_bytes += u64::from(mask.count_ones()) * bytes;
                 if context.checks.traffic && mask != 0 {
                     block.counters.global_store_requests += 1;
@@ -181,12 +182,18 @@ impl Warp {
             let Some(found) = allocation else { continue };
             let offsets = offsets(&addresses, found.allocation.address);
             found.note(context, block, &offsets, 4, group, Global::Atomic, pc)?;
-            let found = found.allocation;
+            let Found { index, allocation: found } = found;
             if context.checks.initialised {
                 check_written(&found.store, &offsets, 4, group)
                     .map_err(|lane| unwritten(FaultKind::UninitialisedGlobal, pc, lane, addresses[lane]))?;
             }
+            if let Some(races) = &context.races {
+                races.release(index, &offsets, group, &block.order);
+            }
             update(&mut self.registers, &found.store, &offsets, atomic, group);
+            if let Some(races) = &context.races {
+                races.acquire(index, &offsets, group, &mut block.order);
+            }
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use super::warp::{Stop, Warp, thread};
 use super::{Context, Raised};
 use crate::alu::LANES;
-use crate::check::SharedRaces;
+use crate::check::{BlockOrder, SharedRaces};
 use crate::counters::Counters;
 use crate::decode::Barrier;
 use crate::fault::{Fault, FaultKind};
@@ -19,8 +19,8 @@ pub struct Runner<'a> {
 
 /// What the warps of a running block share.
 pub struct State {
-    /// The block's number in the grid.
-    pub number: u64,
+    /// The block's number in the grid, and which others it comes after.
+    pub order: BlockOrder,
     pub shared: Store,
     /// Where races are checked and there is shared memory to race in.
     pub races: Option<SharedRaces>,
@@ -47,7 +47,7 @@ impl<'a> Runner<'a> {
             true => Some(SharedRaces::new(context.code, context.shared_bytes, warps.len())?),
             false => None,
         };
-        let state = State { number: 0, shared, races, counters: Counters::default() };
+        let state = State { order: BlockOrder::default(), shared, races, counters: Counters::default() };
         Some(Runner { context, warps, states, state })
     }
 
@@ -55,7 +55,7 @@ impl<'a> Runner<'a> {
     pub fn run(&mut self, index: u64) -> Result<(), Box<Fault>> {
         let [x, y, _] = self.context.launch.grid.map(u64::from);
         let block = [(index % x) as u32, (index / x % y) as u32, (index / x / y) as u32];
-        self.state.number = index;
+        self.state.order = BlockOrder::new(index as u32);
         self.state.shared.clear_written();
         if let Some(races) = &mut self.state.races {
             races.start();

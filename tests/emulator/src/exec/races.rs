@@ -48,7 +48,7 @@ impl Found<'_> {
         pc: u32,
     ) -> Result<(), Box<Raised>> {
         let Some(races) = &context.races else { return Ok(()) };
-        races.access(self.index, offsets, bytes, mask, access, block.number).map_err(|rival| {
+        races.access(self.index, offsets, bytes, mask, access, &block.order).map_err(|rival| {
             let what = match rival.access {
                 Access::Read => "read",
                 Access::Write => "written",

@@ -154,7 +154,12 @@ impl Warp {
                             return Err(Box::new(Raised { kind: FaultKind::Trap, pc, lane, address: None, detail }));
                         }
                     }
-                    Kind::Fence => std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst),
+                    Kind::Fence { device } => {
+                        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+                        if *device && mask != 0 {
+                            block.order.fence();
+                        }
+                    }
                     Kind::ActiveMask { destination } => {
                         let row = &mut self.registers.narrow[*destination as usize];
                         lanes(mask).for_each(|lane| row[lane] = mask);

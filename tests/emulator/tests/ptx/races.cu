@@ -166,3 +166,24 @@ BODY(block_halves) {
     reinterpret_cast<uint16_t*>(out)[blockIdx.x * (BUG ? 62 : 63) + threadIdx.x % 63] = uint16_t(blockIdx.x);
 }
 KERNEL(block_halves)
+
+// The last block adds up what all have written. In the bug nothing orders a block's writes before its count.
+BODY(last_block) {
+    __shared__ int last;
+    unsigned* count = reinterpret_cast<unsigned*>(out);
+    volatile float* part = out + 64;
+    part[blockIdx.x * 64 + threadIdx.x] = in[threadIdx.x] + blockIdx.x;
+    if (!BUG) __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last = atomicAdd(count, 1) == gridDim.x - 1;
+        __threadfence();
+    }
+    __syncthreads();
+    if (!last) return;
+    float sum = 0.0f;
+    for (int i = 0; i < gridDim.x; i++) sum += part[i * 64 + threadIdx.x];
+    part[threadIdx.x] = sum;
+    if (threadIdx.x == 0) *count = 0;
+}
+KERNEL(last_block)
