@@ -3,10 +3,10 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use cuemu::{Checks, GlobalMemory, Launch, Module, launch};
 
-const PTX: &str = include_str!("../tests/ptx/speed.ptx");
+const PTX: [&str; 2] = [include_str!("../tests/ptx/speed.ptx"), include_str!("../tests/ptx/tensor.ptx")];
 
 fn speed(c: &mut Criterion) {
-    let module = Module::load(PTX).expect("the kernels are supported");
+    let modules = PTX.map(|ptx| Module::load(ptx).expect("the kernels are supported"));
     let memory = GlobalMemory::new(1 << 30);
     let n = 128u32;
     let matrix = || {
@@ -22,11 +22,13 @@ fn speed(c: &mut Criterion) {
         ("fma_loop", grid([8, 1, 1], [128, 1, 1], one(1000))),
         ("shared_loop", grid([8, 1, 1], [256, 1, 1], one(500))),
         ("matmul", grid([n / 32, n / 32, 1], [64, 1, 1], [&three[..], &n.to_le_bytes()].concat())),
+        ("mma_loop", grid([8, 1, 1], [128, 1, 1], one(100))),
+        ("tensor_gemm", grid([n / 64, n / 64, 1], [128, 1, 1], [&three[..], &[n.to_le_bytes(); 3].concat()].concat())),
     ];
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("one thread can be started");
     let mut group = c.benchmark_group("speed");
     for (name, case) in &cases {
-        let kernel = module.kernel(name).expect("the module has it");
+        let kernel = modules.iter().find_map(|module| module.kernel(name)).expect("a module has it");
         for (label, checks) in [("checked", Checks::ALL), ("unchecked", Checks::NONE)] {
             let run = || pool.install(|| launch(kernel, case, &memory, checks).expect("no fault"));
             group.throughput(Throughput::Elements(run().warp_instructions()));

@@ -29,6 +29,8 @@ pub enum FaultKind {
     DivergentVote,
     /// A shuffle that reads a lane that does not take part in it.
     InactiveShuffle,
+    /// `mma` or `ldmatrix` without all 32 lanes of a warp.
+    DivergentMatrix,
     /// Warps that wait at a barrier for ever.
     Deadlock,
     /// The kernel executed `trap`.

@@ -1,6 +1,7 @@
-//! `setp`: comparisons to predicates.
+//! `setp`: comparisons to predicates, and `set`: to numbers.
 
 use super::float::flush;
+use super::half::{Half, Pair};
 use super::{Alu, alu};
 
 macro_rules! integers {
@@ -32,6 +33,31 @@ macro_rules! floats {
             concat!("setp.", $name, ".ftz.f32") => |$a: f32, $b: f32| -> bool {
                 let ($a, $b) = (flush($a), flush($b));
                 $body
+            }
+            concat!("setp.", $name, ".f16") => |$a: Half, $b: Half| -> bool {
+                let (Half($a), Half($b)) = ($a, $b);
+                $body
+            }
+            concat!("set.", $name, ".f16.f16") => |$a: Half, $b: Half| -> Half {
+                let (Half($a), Half($b)) = ($a, $b);
+                Half(if $body { 1.0 } else { 0.0 })
+            }
+            concat!("set.", $name, ".f16x2.f16x2") => |$a: Pair, $b: Pair| -> Pair {
+                let mut pair = [0.0; 2];
+                for (i, half) in pair.iter_mut().enumerate() {
+                    let ($a, $b) = ($a.0[i], $b.0[i]);
+                    *half = if $body { 1.0 } else { 0.0 };
+                }
+                Pair(pair)
+            }
+            // All ones in each half where it holds.
+            concat!("set.", $name, ".u32.f16x2") => |$a: Pair, $b: Pair| -> u32 {
+                let mut out = 0;
+                for i in 0..2 {
+                    let ($a, $b) = ($a.0[i], $b.0[i]);
+                    out |= if $body { 0xFFFF << (16 * i) } else { 0 };
+                }
+                out
             }
         )+}
     };

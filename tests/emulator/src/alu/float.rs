@@ -35,9 +35,9 @@ pub const FORMS: &[&[Alu]] = &[
         "ex2.approx" ".f32" |a| { f64::from(a).exp2() as f32 }
         "lg2.approx" ".f32" |a| { f64::from(a).log2() as f32 }
         "min" ".f32" |a, b| { minimum(a, b) }
-        "max" ".f32" |a, b| { -minimum(-a, -b) }
+        "max" ".f32" |a, b| { maximum(a, b) }
         "min" ".NaN.f32" |a, b| { if a.is_nan() || b.is_nan() { f32::NAN } else { minimum(a, b) } }
-        "max" ".NaN.f32" |a, b| { if a.is_nan() || b.is_nan() { f32::NAN } else { -minimum(-a, -b) } }
+        "max" ".NaN.f32" |a, b| { if a.is_nan() || b.is_nan() { f32::NAN } else { maximum(a, b) } }
         "abs" ".f32" |a| { a.abs() }
         "neg" ".f32" |a| { -a }
     },
@@ -61,7 +61,7 @@ pub fn flush(a: f32) -> f32 {
 
 /// The smaller one; the other where one is NaN; -0 is smaller than +0.
 #[inline(always)]
-fn minimum(a: f32, b: f32) -> f32 {
+pub fn minimum(a: f32, b: f32) -> f32 {
     let ordered = if a == b {
         f32::from_bits(a.to_bits() | b.to_bits())
     } else if a < b {
@@ -78,8 +78,15 @@ fn minimum(a: f32, b: f32) -> f32 {
     }
 }
 
+/// The larger one, by the same rules.
+#[inline(always)]
+pub fn maximum(a: f32, b: f32) -> f32 {
+    -minimum(-a, -b)
+}
+
 #[derive(Clone, Copy, PartialEq)]
-enum Round {
+pub enum Round {
+    Nearest,
     Zero,
     Down,
     Up,

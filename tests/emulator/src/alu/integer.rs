@@ -3,6 +3,10 @@
 
 use super::{Alu, alu};
 
+/// Where the generic addresses of shared memory begin, below all global ones. Nothing can be accessed there: loads and
+/// stores name their space.
+const SHARED_WINDOW: u64 = 1 << 32;
+
 /// Forms that exist for several types.
 macro_rules! arithmetic {
     ($($ty:ident $name:literal $bits:literal)+) => {
@@ -89,6 +93,9 @@ const OTHER: &[Alu] = &alu! {
     "xor.pred" => |a: bool, b: bool| -> bool { a ^ b }
     "not.pred" => |a: bool| -> bool { !a }
     "mov.pred" => |a: bool| -> bool { a }
+    // The other way round `cvt` may cut off the upper half instead.
+    "cvta.shared.u64" => |a: u64| -> u64 { a.wrapping_add(SHARED_WINDOW) }
+    "cvta.to.shared.u64" => |a: u64| -> u64 { a.wrapping_sub(SHARED_WINDOW) }
     // `mov` with a vector operand: decoded to these names, which no text can spell.
     "pack mov.b32" => |low: u16, high: u16| -> u32 { u32::from(low) | u32::from(high) << 16 }
     "pack mov.b64" => |low: u32, high: u32| -> u64 { u64::from(low) | u64::from(high) << 32 }

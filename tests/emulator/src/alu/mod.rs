@@ -3,13 +3,15 @@
 mod compare;
 mod convert;
 mod float;
+mod half;
 mod integer;
 mod lane;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-pub use lane::{LANES, Registers};
+pub use half::Pair;
+pub use lane::{LANES, Lane, Registers};
 
 use crate::ptx::Width;
 
@@ -36,7 +38,8 @@ impl Alu {
     }
 }
 
-fn wide_cpu() -> bool {
+/// Whether this CPU has what the wide versions are compiled for: AVX2, FMA, POPCNT, LZCNT.
+pub fn wide_cpu() -> bool {
     #[cfg(target_arch = "x86_64")]
     return is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
@@ -81,7 +84,7 @@ pub fn lookup(form: &str) -> Option<&'static Alu> {
 
 /// Every entry.
 pub fn all() -> impl Iterator<Item = &'static Alu> {
-    [integer::FORMS, integer::BITS, float::FORMS, compare::FORMS, convert::FORMS]
+    [integer::FORMS, integer::BITS, float::FORMS, half::FORMS, compare::FORMS, convert::FORMS]
         .into_iter()
         .flatten()
         .copied()

@@ -27,6 +27,7 @@ fn cell_shift(code: &Code, space: Space) -> u32 {
             Some(_) if space == Space::Global => 4,
             _ => copy.bytes.into(),
         }),
+        Kind::LoadMatrix(_) if space == Space::Shared => Some(16),
         _ => None,
     });
     sizes.min().unwrap_or(4).trailing_zeros()

@@ -130,8 +130,18 @@ impl SharedRaces {
         }
     }
 
-    /// Each lane of `mask` reads `bytes` at its offset.
-    pub fn load(&mut self, warp: usize, offsets: &[usize; LANES], bytes: usize, mask: u32) -> Result<(), Conflict> {
+    /// Each lane of `mask` reads `bytes` at its offset, or `all` lanes at each of the offsets.
+    pub fn load(
+        &mut self,
+        warp: usize,
+        offsets: &[usize; LANES],
+        bytes: usize,
+        mask: u32,
+        all: bool,
+    ) -> Result<(), Conflict> {
+        if all {
+            return self.read(warp, offsets, bytes, mask, |_| u32::MAX);
+        }
         self.read(warp, offsets, bytes, mask, |lane| 1 << lane)
     }
 

@@ -43,6 +43,8 @@ pub enum Kind {
     WarpBarrier {
         members: u16,
     },
+    Mma(Mma),
+    LoadMatrix(LoadMatrix),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +164,31 @@ pub struct Vote {
     /// All ones for a negated source.
     pub negate: u32,
     pub members: u16,
+}
+
+/// `mma.sync` of a 16 by `depth`, a `depth` by 8 and a 16 by 8 matrix: d = a b + c.
+#[derive(Clone, Copy)]
+pub struct Mma {
+    /// 8 or 16.
+    pub depth: u8,
+    /// Whether `c` and `d` hold f32 in four registers, or f16 in two.
+    pub single: bool,
+    pub d: [u16; 4],
+    pub a: [u16; 4],
+    pub b: [u16; 2],
+    pub c: [u16; 4],
+}
+
+/// `ldmatrix` of one, two or four 8 by 8 matrices of 16-bit elements in shared memory.
+#[derive(Clone, Copy)]
+pub struct LoadMatrix {
+    pub transposed: bool,
+    pub count: u8,
+    /// Of a row of 16 bytes: lane `8 * m + i` gives that of row i of matrix m.
+    pub address: Address,
+    /// First of four narrow rows that take the matrices' rows before they are spread over the lanes.
+    pub scratch: u16,
+    pub registers: [u16; 4],
 }
 
 /// A special register.

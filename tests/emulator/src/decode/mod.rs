@@ -2,6 +2,7 @@
 
 mod copies;
 mod inst;
+mod matrix;
 mod memory;
 mod warp;
 
@@ -16,7 +17,7 @@ use crate::ptx::{Entry, LoadError, Operand, Reg, Statement, Symbol, Width};
 use crate::store::Store;
 
 /// The lane-wise forms that are supported, each with its whole list of modifiers. Loads, stores, atomics, branches,
-/// barriers, shuffles and votes come on top of these.
+/// barriers, shuffles, votes and matrix instructions come on top of these.
 pub fn forms() -> Vec<&'static str> {
     alu::all().map(|alu| alu.form).filter(|form| !form.contains(' ')).collect()
 }
@@ -91,6 +92,8 @@ impl Decoder {
             "shfl" => self.shuffle(op, operands)?,
             "vote" => self.vote(op, operands)?,
             "bar" => self.barrier(op, operands)?,
+            "mma" => self.mma(op, operands)?,
+            "ldmatrix" => self.load_matrix(op, operands)?,
             "activemask" => self.active_mask(op, operands)?,
             "bra" => match operands[..] {
                 [Operand::Label(target)] => Kind::Branch(target as u32),

@@ -60,25 +60,7 @@ impl Warp {
                     }
                 }
             }
-            Space::Shared => {
-                window(&addresses, mask, bytes, context.shared_bytes, "shared memory", pc)?;
-                let offsets = offsets(&addresses, 0);
-                block.counters.shared_load_bytes += u64::from(mask.count_ones()) * bytes;
-                if context.checks.traffic && mask != 0 {
-                    block.counters.shared_load_requests += 1;
-                    block.counters.shared_load_wavefronts += wavefronts(&offsets, bytes as usize, mask);
-                }
-                if let Some(races) = &mut block.races {
-                    races
-                        .load(self.index, &offsets, bytes as usize, mask)
-                        .map_err(|found| shared_race(context, found, pc, &addresses))?;
-                }
-                if context.checks.initialised {
-                    check_written(&block.shared, &offsets, bytes, mask)
-                        .map_err(|lane| unwritten(FaultKind::UninitialisedShared, pc, lane, addresses[lane]))?;
-                }
-                load_from(&mut self.registers, &block.shared, &offsets, access, mask);
-            }
+            Space::Shared => self.load_shared(context, block, access, mask, pc, false)?,
             Space::Const => {
                 window(&addresses, mask, bytes, context.code.constant_bytes, "constant memory", pc)?;
                 load_from(&mut self.registers, &context.code.constants, &offsets(&addresses, 0), access, mask);
@@ -89,6 +71,44 @@ impl Warp {
                 load_from(&mut self.registers, &self.local, &offsets, access, mask);
             }
         }
+        Ok(())
+    }
+
+    /// Loads from shared memory; with `matrix` for the whole warp, else each lane for itself.
+    pub fn load_shared(
+        &mut self,
+        context: &Context,
+        block: &mut State,
+        access: &Access,
+        mask: u32,
+        pc: u32,
+        matrix: bool,
+    ) -> Result<(), Box<Raised>> {
+        let bytes = u64::from(access.element * access.count);
+        let addresses = self.addresses(&access.address);
+        window(&addresses, mask, bytes, context.shared_bytes, "shared memory", pc)?;
+        let offsets = offsets(&addresses, 0);
+        let counters = &mut block.counters;
+        counters.shared_load_bytes += u64::from(mask.count_ones()) * bytes;
+        if context.checks.traffic && mask != 0 {
+            let steps = wavefronts(&offsets, bytes as usize, mask);
+            if matrix {
+                counters.matrix_wavefronts += steps;
+            } else {
+                counters.shared_load_requests += 1;
+                counters.shared_load_wavefronts += steps;
+            }
+        }
+        if let Some(races) = &mut block.races {
+            races
+                .load(self.index, &offsets, bytes as usize, mask, matrix)
+                .map_err(|found| shared_race(context, found, pc, &addresses))?;
+        }
+        if context.checks.initialised {
+            check_written(&block.shared, &offsets, bytes, mask)
+                .map_err(|lane| unwritten(FaultKind::UninitialisedShared, pc, lane, addresses[lane]))?;
+        }
+        load_from(&mut self.registers, &block.shared, &offsets, access, mask);
         Ok(())
     }
 

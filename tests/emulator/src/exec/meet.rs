@@ -1,4 +1,4 @@
-//! Where the lanes of a warp meet: `bar.sync`, shuffles, votes.
+//! Where the lanes of a warp meet: `bar.sync`, shuffles, votes, matrix instructions.
 //!
 //! Lanes that arrive before others wait. Since the lowest instruction runs first, a part of a warp may arrive early only
 //! because the compiler placed the others' code further down, so waiting itself is no fault; it becomes one when the
@@ -66,6 +66,7 @@ impl Warp {
             Kind::Shuffle(shuffle) => shuffle.members,
             Kind::Vote(vote) => vote.members,
             Kind::WarpBarrier { members } => *members,
+            Kind::Mma(_) | Kind::LoadMatrix(_) => return (u32::MAX, candidates),
             // A barrier waits for the whole warp.
             _ => return (self.live, candidates),
         };
@@ -112,6 +113,7 @@ impl Warp {
         let kind = match code.insts[pc as usize].kind {
             Kind::Barrier(_) => FaultKind::DivergentBarrier,
             Kind::Shuffle(_) => FaultKind::InactiveShuffle,
+            Kind::Mma(_) | Kind::LoadMatrix(_) => FaultKind::DivergentMatrix,
             _ => FaultKind::DivergentVote,
         };
         Box::new(Raised { kind, pc, lane, address: None, detail })

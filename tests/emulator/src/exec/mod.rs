@@ -3,6 +3,7 @@
 mod access;
 mod block;
 mod copies;
+mod matrix;
 mod meet;
 mod races;
 mod transfer;

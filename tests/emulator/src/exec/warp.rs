@@ -178,14 +178,24 @@ impl Warp {
                         }
                         continue 'schedule;
                     }
-                    Kind::Shuffle(_) | Kind::Vote(_) | Kind::WarpBarrier { .. } => {
+                    Kind::Shuffle(_)
+                    | Kind::Vote(_)
+                    | Kind::WarpBarrier { .. }
+                    | Kind::Mma(_)
+                    | Kind::LoadMatrix(_) => {
                         let Some(group) = self.gather(context.code, pc, active)? else { continue 'schedule };
-                        if let Some(races) = &mut block.races {
+                        // Matrix instructions take the whole warp, but order none of its accesses to memory.
+                        let orders = !matches!(inst.kind, Kind::Mma(_) | Kind::LoadMatrix(_));
+                        if let Some(races) = &mut block.races
+                            && orders
+                        {
                             races.sync_lanes(self.index, group, self.live & !group == 0);
                         }
                         match &inst.kind {
                             Kind::Shuffle(shuffle) => self.shuffle(shuffle, group, pc)?,
                             Kind::Vote(vote) => self.vote(vote, group),
+                            Kind::Mma(mma) => self.mma(mma, group, pc)?,
+                            Kind::LoadMatrix(load) => self.load_matrix(context, block, load, group, pc)?,
                             _ => {}
                         }
                         if group != active {

@@ -131,8 +131,8 @@ impl<'a> Parser<'a> {
         let line = self.line();
         let width = match self.word()? {
             ".pred" => Width::Pred,
-            ".b16" | ".u16" | ".s16" => Width::W16,
-            ".b32" | ".u32" | ".s32" | ".f32" => Width::W32,
+            ".b16" | ".u16" | ".s16" | ".f16" => Width::W16,
+            ".b32" | ".u32" | ".s32" | ".f32" | ".f16x2" => Width::W32,
             ".b64" | ".u64" | ".s64" => Width::W64,
             other => return Err(LoadError::new(line, format!("registers of type {other} are not supported"))),
         };

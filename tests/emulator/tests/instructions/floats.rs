@@ -1,9 +1,16 @@
-//! f32 in exact integer arithmetic: a number is a sign and `m * 2^e`.
+//! f32 and f16 in exact integer arithmetic: a number is a sign and `m * 2^e`.
 
 use super::model::{Expected, to_integer};
 
-const NAN: u32 = 0x7FFF_FFFF;
-const INFINITY: u32 = 0x7F80_0000;
+/// Bits of the fraction and of the exponent.
+#[derive(Clone, Copy)]
+pub struct Format {
+    fraction: u32,
+    exponent: u32,
+}
+
+pub const SINGLE: Format = Format { fraction: 23, exponent: 8 };
+pub const HALF: Format = Format { fraction: 10, exponent: 5 };
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Round {
@@ -21,41 +28,107 @@ enum Number {
 }
 use Number::{Finite, Infinite, Nan};
 
-fn number(bits: u32) -> Number {
-    let (negative, exponent, fraction) = (bits >> 31 == 1, bits >> 23 & 255, u128::from(bits & 0x7F_FFFF));
-    match (exponent, fraction) {
-        (255, 0) => Infinite(negative),
-        (255, _) => Nan,
-        (0, _) => Finite(negative, fraction, -149),
-        _ => Finite(negative, fraction | 1 << 23, exponent as i32 - 150),
+impl Format {
+    fn sign(self) -> u32 {
+        1 << (self.fraction + self.exponent)
     }
-}
 
-fn signed(negative: bool, magnitude: u32) -> u32 {
-    magnitude | u32::from(negative) << 31
-}
+    fn infinity(self) -> u32 {
+        self.sign() - (1 << self.fraction)
+    }
 
-/// `m * 2^e` to f32. The lowest bit of `m` may stand for everything below it, if `m` is long.
-fn rounded(negative: bool, m: u128, e: i32, round: Round) -> u32 {
-    if m == 0 {
-        return signed(negative, 0);
+    fn nan(self) -> u32 {
+        self.sign() - 1
     }
-    let length = 128 - m.leading_zeros() as i32;
-    // The exponent of the last place kept.
-    let last = (e + length - 24).max(-149);
-    let kept = to_integer(false, m, e - last, if negative { mirrored(round) } else { round }) as u128;
-    let (kept, last) = if kept == 1 << 24 { (1 << 23, last + 1) } else { (kept, last) };
-    let bits = if kept < 1 << 23 { kept as u32 } else { ((last + 150) as u32) << 23 | kept as u32 & 0x7F_FFFF };
-    if last + 150 > 254 {
-        let away = match round {
-            Round::Nearest => true,
-            Round::Zero => false,
-            Round::Down => negative,
-            Round::Up => !negative,
-        };
-        return signed(negative, if away { INFINITY } else { INFINITY - 1 });
+
+    fn one(self) -> u32 {
+        (self.infinity() / 2) & self.infinity()
     }
-    signed(negative, bits)
+
+    /// Exponent of the smallest number.
+    fn least(self) -> i32 {
+        2 - (1 << (self.exponent - 1)) - self.fraction as i32
+    }
+
+    fn number(self, bits: u32) -> Number {
+        let negative = bits & self.sign() != 0;
+        let exponent = (bits & self.infinity()) >> self.fraction;
+        let fraction = u128::from(bits & ((1 << self.fraction) - 1));
+        match (exponent, fraction) {
+            (0, _) => Finite(negative, fraction, self.least()),
+            _ if bits & self.nan() == self.infinity() => Infinite(negative),
+            _ if self.is_nan(bits) => Nan,
+            _ => Finite(negative, fraction | 1 << self.fraction, self.least() + exponent as i32 - 1),
+        }
+    }
+
+    fn signed(self, negative: bool, magnitude: u32) -> u32 {
+        magnitude | if negative { self.sign() } else { 0 }
+    }
+
+    /// `m * 2^e` in this format. The lowest bit of `m` may stand for everything below it, if `m` is long.
+    pub fn rounded(self, negative: bool, m: u128, e: i32, round: Round) -> u32 {
+        if m == 0 {
+            return self.signed(negative, 0);
+        }
+        let length = 128 - m.leading_zeros() as i32;
+        // The exponent of the last place kept.
+        let last = (e + length - 1 - self.fraction as i32).max(self.least());
+        let kept = to_integer(false, m, e - last, if negative { mirrored(round) } else { round }) as u128;
+        // A carry out of the fraction goes on into the exponent, to infinity at last.
+        let bits = kept as i64 + (i64::from(last - self.least()) << self.fraction);
+        if bits >= i64::from(self.infinity()) {
+            let away = match round {
+                Round::Nearest => true,
+                Round::Zero => false,
+                Round::Down => negative,
+                Round::Up => !negative,
+            };
+            return self.signed(negative, if away { self.infinity() } else { self.infinity() - 1 });
+        }
+        self.signed(negative, bits as u32)
+    }
+
+    fn bits(self, n: Number, round: Round) -> u32 {
+        match n {
+            Nan => self.nan(),
+            Infinite(s) => self.signed(s, self.infinity()),
+            Finite(s, m, e) => self.rounded(s, m, e, round),
+        }
+    }
+
+    /// Orders numbers that are not NaN; both zeros are 0.
+    fn key(self, bits: u32) -> i64 {
+        let magnitude = i64::from(bits & self.nan());
+        if bits & self.sign() != 0 { -magnitude } else { magnitude }
+    }
+
+    fn is_nan(self, bits: u32) -> bool {
+        bits & self.nan() > self.infinity()
+    }
+
+    fn extreme(self, a: u32, b: u32, max: bool) -> u32 {
+        match (self.is_nan(a), self.is_nan(b)) {
+            (true, true) => self.nan(),
+            (true, false) => b,
+            (false, true) => a,
+            // -0 is below +0.
+            _ if self.key(a) == self.key(b) => {
+                if (a & self.sign() != 0) == max {
+                    b
+                } else {
+                    a
+                }
+            }
+            _ => {
+                if (self.key(a) > self.key(b)) == max {
+                    a
+                } else {
+                    b
+                }
+            }
+        }
+    }
 }
 
 fn mirrored(round: Round) -> Round {
@@ -66,22 +139,21 @@ fn mirrored(round: Round) -> Round {
     }
 }
 
-/// The exact sum, rounded.
-fn sum(a: Number, b: Number, round: Round) -> u32 {
+/// The exact sum, but for a last bit that may stand for what is below it.
+fn sum(a: Number, b: Number, round: Round) -> Number {
     let (Finite(sa, ma, ea), Finite(sb, mb, eb)) = (a, b) else {
         return match (a, b) {
-            (Nan, _) | (_, Nan) => NAN,
-            (Infinite(x), Infinite(y)) if x != y => NAN,
-            (Infinite(x), _) | (_, Infinite(x)) => signed(x, INFINITY),
+            (Nan, _) | (_, Nan) => Nan,
+            (Infinite(x), Infinite(y)) if x != y => Nan,
+            (Infinite(x), _) | (_, Infinite(x)) => Infinite(x),
             _ => unreachable!(),
         };
     };
     if ma == 0 && mb == 0 {
-        return signed(if sa == sb { sa } else { round == Round::Down }, 0);
+        return Finite(if sa == sb { sa } else { round == Round::Down }, 0, 0);
     }
     if ma == 0 || mb == 0 {
-        let (s, m, e) = if ma == 0 { (sb, mb, eb) } else { (sa, ma, ea) };
-        return rounded(s, m, e, round);
+        return if ma == 0 { b } else { a };
     }
     // The one with the higher exponent goes to the left as far as there is room; the other to the right, with a sticky
     // last bit.
@@ -94,12 +166,12 @@ fn sum(a: Number, b: Number, round: Round) -> u32 {
     let low = ml >> right << 1 | u128::from(ml & ((1 << right) - 1) != 0);
     let e = eh - left as i32 - 1;
     if sh == sl {
-        return rounded(sh, high + low, e, round);
+        return Finite(sh, high + low, e);
     }
     match high.cmp(&low) {
-        std::cmp::Ordering::Equal => signed(round == Round::Down, 0),
-        std::cmp::Ordering::Greater => rounded(sh, high - low, e, round),
-        std::cmp::Ordering::Less => rounded(sl, low - high, e, round),
+        std::cmp::Ordering::Equal => Finite(round == Round::Down, 0, 0),
+        std::cmp::Ordering::Greater => Finite(sh, high - low, e),
+        std::cmp::Ordering::Less => Finite(sl, low - high, e),
     }
 }
 
@@ -111,30 +183,21 @@ fn product(a: Number, b: Number) -> Number {
     }
 }
 
-fn bits(n: Number, round: Round) -> u32 {
-    match n {
-        Nan => NAN,
-        Infinite(s) => signed(s, INFINITY),
-        Finite(s, m, e) => rounded(s, m, e, round),
-    }
-}
-
-fn quotient(a: Number, b: Number) -> u32 {
+fn quotient(a: Number, b: Number) -> Number {
     match (a, b) {
-        (Nan, _) | (_, Nan) | (Infinite(_), Infinite(_)) | (Finite(_, 0, _), Finite(_, 0, _)) => NAN,
-        (Infinite(x), Finite(y, ..)) | (Finite(x, ..), Finite(y, 0, _)) => signed(x != y, INFINITY),
-        (Finite(x, ..), Infinite(y)) => signed(x != y, 0),
+        (Nan, _) | (_, Nan) | (Infinite(_), Infinite(_)) | (Finite(_, 0, _), Finite(_, 0, _)) => Nan,
+        (Infinite(x), Finite(y, ..)) | (Finite(x, ..), Finite(y, 0, _)) => Infinite(x != y),
+        (Finite(x, ..), Infinite(y)) => Finite(x != y, 0, 0),
         (Finite(x, ma, ea), Finite(y, mb, eb)) => {
             let (q, rest) = ((ma << 80) / mb, (ma << 80) % mb);
-            rounded(x != y, q << 1 | u128::from(rest != 0), ea - eb - 81, Round::Nearest)
+            Finite(x != y, q << 1 | u128::from(rest != 0), ea - eb - 81)
         }
     }
 }
 
-fn square_root(a: Number) -> u32 {
+fn square_root(a: Number) -> Number {
     match a {
-        Finite(s, 0, _) => signed(s, 0),
-        Infinite(false) => INFINITY,
+        Finite(_, 0, _) | Infinite(false) => a,
         Finite(false, m, e) => {
             let (m, e) = if e % 2 == 0 { (m << 90, e - 90) } else { (m << 91, e - 91) };
             let mut root = 0u128;
@@ -142,42 +205,9 @@ fn square_root(a: Number) -> u32 {
                 let next = root | 1 << i;
                 root = if next * next <= m { next } else { root };
             }
-            rounded(false, root << 1 | u128::from(root * root != m), e / 2 - 1, Round::Nearest)
+            Finite(false, root << 1 | u128::from(root * root != m), e / 2 - 1)
         }
-        _ => NAN,
-    }
-}
-
-/// Orders numbers that are not NaN; both zeros are 0.
-fn key(bits: u32) -> i64 {
-    let magnitude = i64::from(bits & 0x7FFF_FFFF);
-    if bits >> 31 == 1 { -magnitude } else { magnitude }
-}
-
-fn is_nan(bits: u32) -> bool {
-    bits & 0x7FFF_FFFF > INFINITY
-}
-
-fn extreme(a: u32, b: u32, max: bool) -> u32 {
-    match (is_nan(a), is_nan(b)) {
-        (true, true) => NAN,
-        (true, false) => b,
-        (false, true) => a,
-        // -0 is below +0.
-        _ if key(a) == key(b) => {
-            if (a >> 31 == 1) == max {
-                b
-            } else {
-                a
-            }
-        }
-        _ => {
-            if (key(a) > key(b)) == max {
-                a
-            } else {
-                b
-            }
-        }
+        _ => Nan,
     }
 }
 
@@ -189,27 +219,17 @@ fn flushed(bits: u32) -> u32 {
 pub fn near(found: u32, value: f64) -> bool {
     let expected = value as f32;
     if expected.is_nan() {
-        return found == NAN;
+        return found == SINGLE.nan();
     }
-    (key(found) - key(expected.to_bits())).abs() <= 2 && !is_nan(found)
+    (SINGLE.key(found) - SINGLE.key(expected.to_bits())).abs() <= 2 && !SINGLE.is_nan(found)
 }
 
-pub fn expected(parts: &[&str], args: &[u64]) -> Option<Expected> {
+/// The model of a form whose operands are of one format, `ty` is its name; conversions may have others.
+pub fn expected(parts: &[&str], ty: &str, args: &[u64]) -> Option<Expected> {
+    let format = named(ty)?;
     let ftz = parts.contains(&"ftz");
-    if parts[0] == "cvt" && *parts.last()? != "f32" {
-        let ty = *parts.last()?;
-        let value = match ty.split_at(1) {
-            ("s", "8") => i128::from(args[0] as i8),
-            ("s", "16") => i128::from(args[0] as i16),
-            ("s", "32") => i128::from(args[0] as i32),
-            ("s", _) => i128::from(args[0] as i64),
-            ("u", "8") => i128::from(args[0] as u8),
-            _ => i128::from(args[0]),
-        };
-        return Some(Expected::Bits(rounded(value < 0, value.unsigned_abs(), 0, Round::Nearest).into()));
-    }
     let f = |i: usize| if ftz { flushed(args[i] as u32) } else { args[i] as u32 };
-    let n = |i: usize| number(f(i));
+    let n = |i: usize| format.number(f(i));
     let round = match parts[1] {
         "rz" => Round::Zero,
         "rm" => Round::Down,
@@ -217,36 +237,38 @@ pub fn expected(parts: &[&str], args: &[u64]) -> Option<Expected> {
         _ => Round::Nearest,
     };
     let wide = |i: usize| f64::from(f32::from_bits(f(i)));
+    let rounded = |number| format.bits(number, round);
     let result = match parts[0] {
-        "add" => sum(n(0), n(1), round),
-        "sub" => sum(n(0), number(f(1) ^ 1 << 31), round),
-        "mul" => bits(product(n(0), n(1)), round),
-        "fma" => sum(product(n(0), n(1)), n(2), round),
-        "div" => quotient(n(0), n(1)),
-        "rcp" => quotient(number(0x3F80_0000), n(0)),
-        "sqrt" => square_root(n(0)),
+        "add" => rounded(sum(n(0), n(1), round)),
+        "sub" => rounded(sum(n(0), format.number(f(1) ^ format.sign()), round)),
+        "mul" => rounded(product(n(0), n(1))),
+        "fma" => rounded(sum(product(n(0), n(1)), n(2), round)),
+        "div" => rounded(quotient(n(0), n(1))),
+        "rcp" => rounded(quotient(format.number(format.one()), n(0))),
+        "sqrt" => rounded(square_root(n(0))),
         "rsqrt" if !ftz => return Some(Expected::Near(wide(0).sqrt().recip())),
         "ex2" if !ftz => return Some(Expected::Near(2f64.powf(wide(0)))),
         "lg2" if !ftz => return Some(Expected::Near(wide(0).ln() / std::f64::consts::LN_2)),
         "rsqrt" => return Some(Expected::Near(flat(wide(0).sqrt().recip()))),
         "ex2" => return Some(Expected::Near(flat(2f64.powf(wide(0))))),
         "lg2" => return Some(Expected::Near(flat(wide(0).ln() / std::f64::consts::LN_2))),
-        "min" | "max" if parts.contains(&"NaN") && (is_nan(f(0)) || is_nan(f(1))) => NAN,
-        "min" => extreme(f(0), f(1), false),
-        "max" => extreme(f(0), f(1), true),
-        "abs" if is_nan(f(0)) => NAN,
-        "abs" => f(0) & 0x7FFF_FFFF,
-        "neg" if is_nan(f(0)) => NAN,
-        "neg" => f(0) ^ 1 << 31,
-        "copysign" if is_nan(f(1)) => NAN,
-        "copysign" => f(1) & 0x7FFF_FFFF | f(0) & 1 << 31,
-        "setp" => {
-            let unordered = is_nan(f(0)) || is_nan(f(1));
-            let order = key(f(0)).cmp(&key(f(1)));
+        "min" | "max" if parts.contains(&"NaN") && (format.is_nan(f(0)) || format.is_nan(f(1))) => format.nan(),
+        "min" => format.extreme(f(0), f(1), false),
+        "max" => format.extreme(f(0), f(1), true),
+        "abs" if format.is_nan(f(0)) => format.nan(),
+        "abs" => f(0) & format.nan(),
+        "neg" if format.is_nan(f(0)) => format.nan(),
+        "neg" => f(0) ^ format.sign(),
+        "copysign" if format.is_nan(f(1)) => format.nan(),
+        "copysign" => f(1) & format.nan() | f(0) & format.sign(),
+        "set" | "setp" => {
+            let unordered = format.is_nan(f(0)) || format.is_nan(f(1));
+            let order = format.key(f(0)).cmp(&format.key(f(1)));
             let name = parts[1];
             let holds = match name.trim_end_matches('u') {
-                "num" => return Some(Expected::Bits((!unordered).into())),
-                "nan" => return Some(Expected::Bits(unordered.into())),
+                "num" => !unordered,
+                "nan" => unordered,
+                _ if unordered => name.len() == 3,
                 "eq" => order.is_eq(),
                 "ne" => order.is_ne(),
                 "lt" => order.is_lt(),
@@ -255,13 +277,38 @@ pub fn expected(parts: &[&str], args: &[u64]) -> Option<Expected> {
                 "ge" => order.is_ge(),
                 _ => return None,
             };
-            return Some(Expected::Bits(if unordered { name.len() == 3 } else { holds }.into()));
+            // A mask is wanted for each half of a pair.
+            return Some(Expected::Bits(match (holds, parts[0], parts[2]) {
+                (false, ..) => 0,
+                (_, "setp", _) => 1,
+                (.., "u32") => 0xFFFF,
+                _ => format.one().into(),
+            }));
         }
-        "cvt" => return convert(parts, f(0)),
         _ => return None,
     };
     let result = if ftz { flushed(result) } else { result };
+    let negative = result & format.sign() != 0;
+    let result = match format.is_nan(result) {
+        nan if parts.contains(&"sat") => {
+            if nan || negative {
+                0
+            } else {
+                result.min(format.one())
+            }
+        }
+        false if parts.contains(&"relu") && negative => 0,
+        _ => result,
+    };
     Some(Expected::Bits(result.into()))
+}
+
+fn named(ty: &str) -> Option<Format> {
+    match ty {
+        "f16" => Some(HALF),
+        "f32" => Some(SINGLE),
+        _ => None,
+    }
 }
 
 /// A small f64 that is a subnormal f32 is a zero.
@@ -269,28 +316,41 @@ fn flat(value: f64) -> f64 {
     if value.abs() < f64::from(f32::MIN_POSITIVE) { 0f64.copysign(value) } else { value }
 }
 
-fn convert(parts: &[&str], a: u32) -> Option<Expected> {
-    let to = parts[parts.len() - 2];
-    let round = match parts[1] {
-        "rzi" => Round::Zero,
-        "rmi" => Round::Down,
-        "rpi" => Round::Up,
+/// `cvt` from or to a float.
+pub fn convert(parts: &[&str], arg: u64) -> Option<Expected> {
+    let [.., to, from] = parts else { return None };
+    let round = match &parts[1][1..2] {
+        "z" => Round::Zero,
+        "m" => Round::Down,
+        "p" => Round::Up,
         _ => Round::Nearest,
     };
-    if to == "f32" {
+    let Some(source) = named(from) else {
+        let value = match from.split_at(1) {
+            ("s", "8") => i128::from(arg as i8),
+            ("s", "16") => i128::from(arg as i16),
+            ("s", "32") => i128::from(arg as i32),
+            ("s", _) => i128::from(arg as i64),
+            ("u", "8") => i128::from(arg as u8),
+            _ => i128::from(arg),
+        };
+        let number = Finite(value < 0, value.unsigned_abs(), 0);
+        return Some(Expected::Bits(named(to)?.bits(number, round).into()));
+    };
+    let a = if parts.contains(&"ftz") { flushed(arg as u32) } else { arg as u32 };
+    if let Some(target) = named(to) {
         let integral = parts[1].ends_with('i');
-        let result = match number(a) {
+        let result = match source.number(a) {
             Nan if parts.contains(&"sat") => 0,
-            Nan => NAN,
-            _ if parts.contains(&"sat") => match key(a) {
+            _ if parts.contains(&"sat") => match source.key(a) {
                 ..=0 => 0,
-                0x3F80_0000.. => 0x3F80_0000,
+                key if key >= source.one().into() => source.one(),
                 _ => a,
             },
             Finite(s, m, e) if integral && e < 0 => {
-                signed(s, rounded(false, to_integer(s, m, e, round).unsigned_abs(), 0, Round::Nearest))
+                target.bits(Finite(s, to_integer(s, m, e, round).unsigned_abs(), 0), Round::Nearest)
             }
-            _ => a,
+            number => target.bits(number, round),
         };
         return Some(Expected::Bits(result.into()));
     }
@@ -299,7 +359,7 @@ fn convert(parts: &[&str], a: u32) -> Option<Expected> {
         true => (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1),
         false => (0, (1i128 << bits) - 1),
     };
-    let value = match number(a) {
+    let value = match source.number(a) {
         Nan if bits == 64 => 1i128 << 63,
         Nan => 0,
         Infinite(true) => low,

@@ -2,6 +2,7 @@
 //! in exact integer arithmetic.
 
 mod floats;
+mod halves;
 mod model;
 
 use rand::{RngExt, SeedableRng};
@@ -18,6 +19,7 @@ fn bits(ty: &str) -> u32 {
         "pred" => 1,
         // A byte is the low part of a 16-bit register.
         "u8" | "s8" => 16,
+        "f16x2" => 32,
         _ => ty[1..].parse().unwrap(),
     }
 }
@@ -29,6 +31,8 @@ fn signature(form: &str) -> (u32, Vec<u32>) {
     match (parts[0], parts[1]) {
         ("setp", _) => (1, vec![width; 2]),
         ("selp", _) => (width, vec![width, width, 1]),
+        ("set", _) => (bits(parts[2]), vec![width; 2]),
+        ("cvt", _) if parts.contains(&"f16x2") => (32, vec![width; 2]),
         ("cvt", _) => (bits(parts[parts.len() - 2]), vec![width]),
         ("mul", "wide") => (2 * width, vec![width; 2]),
         ("mad", "wide") => (2 * width, vec![width, width, 2 * width]),
@@ -37,7 +41,9 @@ fn signature(form: &str) -> (u32, Vec<u32>) {
         ("bfi", _) => (width, vec![width, width, 32, 32]),
         ("lop3", _) => (32, vec![32; 4]),
         ("mad" | "fma" | "bfe" | "shf" | "prmt", _) => (width, vec![width; 3]),
-        ("not" | "neg" | "abs" | "mov" | "rcp" | "sqrt" | "rsqrt" | "ex2" | "lg2" | "brev", _) => (width, vec![width]),
+        ("not" | "neg" | "abs" | "mov" | "rcp" | "sqrt" | "rsqrt" | "ex2" | "lg2" | "brev" | "cvta", _) => {
+            (width, vec![width])
+        }
         _ => (width, vec![width; 2]),
     }
 }
@@ -168,7 +174,9 @@ fn every_form_against_its_model() {
             }
         }
         rows.extend((0..1003).map(|_| edges.iter().map(|edges| operand(rng, edges)).collect::<Vec<_>>()));
+        rows.extend(halves::rows(form, rng));
         for row in &mut rows {
+            row.truncate(sources.len());
             row.iter_mut().zip(&sources).for_each(|(value, bits)| *value = mask(*bits, *value));
         }
         let count = rows.len();

@@ -1,6 +1,7 @@
 //! What each form should give, from the PTX manual.
 
 use super::floats::{self, Round};
+use super::halves;
 
 #[derive(Clone, Copy, Debug)]
 pub enum Expected {
@@ -28,8 +29,13 @@ fn bit(raw: u64, i: u32) -> u64 {
 pub fn expected(form: &str, args: &[u64]) -> Option<Expected> {
     let parts: Vec<&str> = form.split('.').collect();
     let ty = *parts.last()?;
-    if parts[1..].contains(&"f32") && !matches!(parts[0], "mov" | "selp") {
-        return floats::expected(&parts, args);
+    let float = parts.iter().any(|part| matches!(*part, "f32" | "f16" | "f16x2"));
+    match parts[0] {
+        "mov" | "selp" => {}
+        _ if parts.contains(&"f16x2") => return halves::expected(&parts, args),
+        "cvt" if float => return floats::convert(&parts, args[0]),
+        _ if float => return floats::expected(&parts, ty, args),
+        _ => {}
     }
     if ty == "pred" {
         return Some(Expected::Bits(match (parts[0], args) {
@@ -69,6 +75,8 @@ fn integer(parts: &[&str], ty: &str, args: &[u64]) -> Option<u64> {
         ("xor", _) => (0..bits).map(|i| ((bit(args[0], i) + bit(args[1], i)) % 2) << i).sum(),
         ("not", _) => all - args[0],
         ("mov", _) => args[0],
+        ("cvta", "shared") => wrap(64, v(0) + (1 << 32)),
+        ("cvta", "to") => wrap(64, v(0) - (1 << 32)),
         ("selp", _) => args[if args[2] == 1 { 0 } else { 1 }],
         ("popc", _) => (0..bits).map(|i| bit(args[0], i)).sum(),
         ("clz", _) => (0..bits).rev().take_while(|i| bit(args[0], *i) == 0).count() as u64,
