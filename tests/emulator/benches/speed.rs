@@ -31,7 +31,7 @@ fn speed(c: &mut Criterion) {
         let kernel = modules.iter().find_map(|module| module.kernel(name)).expect("a module has it");
         for (label, checks) in [("checked", Checks::ALL), ("unchecked", Checks::NONE)] {
             let run = || pool.install(|| launch(kernel, case, &memory, checks).expect("no fault"));
-            group.throughput(Throughput::Elements(run().warp_instructions));
+            group.throughput(Throughput::Elements(run().warp_instructions()));
             group.bench_function(BenchmarkId::new(*name, label), |bencher| bencher.iter(run));
         }
     }

@@ -16,6 +16,13 @@ pub enum FaultKind {
     UninitialisedGlobal,
     /// A read of shared memory that the block has not written.
     UninitialisedShared,
+    /// An access to shared memory that nothing orders after another thread's to the same bytes, one of them a write.
+    SharedRace,
+    /// An access to shared memory that a `cp.async` may still write, since its thread has not waited for it.
+    PendingCopy,
+    /// An access to global memory that another block accesses in the same launch, one of them writing, or one atomic
+    /// and the other not.
+    GlobalRace,
     /// `bar.sync` by only part of a warp.
     DivergentBarrier,
     /// A vote or `bar.warp.sync` that some lane of its mask never joins, or that a lane outside it executes.

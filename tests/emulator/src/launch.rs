@@ -1,9 +1,10 @@
 //! Running a kernel over a grid.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 
+use crate::counters::Counters;
 use crate::exec::{Context, Runner};
 use crate::fault::{Fault, FaultKind};
 use crate::memory::GlobalMemory;
@@ -29,24 +30,22 @@ pub struct Checks {
     pub memory: bool,
     /// Reads of global and shared memory that nobody has written.
     pub initialised: bool,
+    /// Races: in shared memory accesses to the same bytes, one a write, that neither the order of one thread nor
+    /// `bar.sync`, `bar.warp.sync`, a shuffle or a vote of both orders (the lockstep of a warp does not, nor do flags in
+    /// memory); accesses to bytes that a `cp.async` without its wait may still write; two lanes that write different
+    /// values in one instruction. In global memory accesses of different blocks of a launch to the same bytes, unless
+    /// all are reads or all atomics, or a `membar.gl` and an atomic of the one, then an atomic to the same word and a
+    /// `membar.gl` of the other lie between. Threads of one block are not checked against each other in global memory.
+    pub races: bool,
+    /// No check: counts requests, sectors and wavefronts, see [`Counters`].
+    pub traffic: bool,
 }
 
 impl Checks {
-    /// Every check.
-    pub const ALL: Checks = Checks { memory: true, initialised: true };
+    /// Every check, without the count of traffic.
+    pub const ALL: Checks = Checks { memory: true, initialised: true, races: true, traffic: false };
     /// None that can be turned off.
-    pub const NONE: Checks = Checks { memory: false, initialised: false };
-}
-
-/// What a launch did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Instructions executed, counted once a warp, or once for each group of lanes where it diverged.
-    pub warp_instructions: u64,
-    /// Bytes that lanes loaded from global memory.
-    pub global_load_bytes: u64,
-    /// Bytes that lanes stored to global memory.
-    pub global_store_bytes: u64,
+    pub const NONE: Checks = Checks { memory: false, initialised: false, races: false, traffic: false };
 }
 
 /// Runs `kernel` to its end, blocks in parallel on rayon's current pool. On a fault the lowest faulting block is
@@ -55,7 +54,7 @@ pub fn launch(kernel: &Kernel, launch: &Launch, memory: &GlobalMemory, checks: C
     validate(kernel, launch).map_err(|detail| invalid(kernel, detail))?;
     let context = Context::new(kernel, launch, memory, checks);
     let blocks = launch.grid.iter().map(|n| u64::from(*n)).product::<u64>();
-    let totals = [const { AtomicU64::new(0) }; 3];
+    let totals = Mutex::new(Counters::default());
     let fault = (0..blocks)
         .into_par_iter()
         .map_init(
@@ -65,10 +64,7 @@ pub fn launch(kernel: &Kernel, launch: &Launch, memory: &GlobalMemory, checks: C
                     return Some(invalid(kernel, "the host has no memory for a block".into()));
                 };
                 let result = runner.run(block);
-                let Counters { warp_instructions, global_load_bytes, global_store_bytes } = runner.take_counters();
-                for (total, value) in totals.iter().zip([warp_instructions, global_load_bytes, global_store_bytes]) {
-                    total.fetch_add(value, Relaxed);
-                }
+                *lock(&totals) += runner.take_counters();
                 result.err()
             },
         )
@@ -76,11 +72,13 @@ pub fn launch(kernel: &Kernel, launch: &Launch, memory: &GlobalMemory, checks: C
         .flatten();
     match fault {
         Some(fault) => Err(fault),
-        None => {
-            let [warp_instructions, global_load_bytes, global_store_bytes] = totals.map(AtomicU64::into_inner);
-            Ok(Counters { warp_instructions, global_load_bytes, global_store_bytes })
-        }
+        None => Ok(*lock(&totals)),
     }
+}
+
+/// A panic elsewhere leaves whole numbers behind.
+fn lock(totals: &Mutex<Counters>) -> MutexGuard<'_, Counters> {
+    totals.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn invalid(kernel: &Kernel, detail: String) -> Box<Fault> {

@@ -6,6 +6,8 @@
 //! [`Fault`] that stopped it.
 
 mod alu;
+mod check;
+mod counters;
 mod decode;
 pub mod driver;
 mod exec;
@@ -16,8 +18,9 @@ mod module;
 mod ptx;
 mod store;
 
+pub use counters::{Class, Counters};
 pub use decode::forms;
 pub use fault::{Fault, FaultKind};
-pub use launch::{Checks, Counters, Launch, launch};
+pub use launch::{Checks, Launch, launch};
 pub use memory::{AccessError, GlobalMemory};
 pub use module::{Kernel, LoadError, Module, ParamLayout};

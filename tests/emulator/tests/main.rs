@@ -1,6 +1,8 @@
 //! Tests of the emulated device: every instruction against its own model, whole kernels, planted bugs.
 
 mod bugs;
+mod copies;
+mod counters;
 mod device;
 mod driver;
 mod halves;
@@ -8,5 +10,7 @@ mod instructions;
 mod kernels;
 mod load;
 mod memory;
+mod order;
+mod races;
 mod tensor;
 mod warps;

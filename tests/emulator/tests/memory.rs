@@ -269,7 +269,7 @@ fn atomics_in_order_of_lanes() {
             }
             let (address, get) = match space {
                 "global" => ("%d2", ""),
-                _ => ("%r6", "ld.shared.u32 %r5, [%r6]; st.global.u32 [%d2], %r5;"),
+                _ => ("%r6", "bar.sync 0; ld.shared.u32 %r5, [%r6]; @%p1 st.global.u32 [%d2], %r5;"),
             };
             let name = if returns { format!("atom.{space}.{op} %r3,") } else { format!("red.{space}.{op}") };
             let third = if op == "cas.b32" { ", 77" } else { "" };
@@ -288,6 +288,7 @@ fn atomics_in_order_of_lanes() {
     ld.global.u32 %r5, [%d2];
     setp.eq.u32 %p1, %r1, 0;
     @%p1 st.shared.u32 [%r6], %r5;
+    bar.sync 0;
     mul.wide.u32 %d4, %r1, 4;
     add.s64 %d1, %d1, %d4;
     add.s64 %d3, %d3, %d4;

@@ -148,7 +148,7 @@ $join:
     assert_eq!(run(text, &[0; 32]).unwrap(), [u32::MAX; 32]);
     let device = Device::new(&body(text));
     let counters = device.run("run", [1; 3], [32, 1, 1], 0, args![device.put(&[0u32; 32]), device.room::<u32>(32)]);
-    assert_eq!(counters.unwrap().warp_instructions, 8 + 2 + 3 + 1 + 4);
+    assert_eq!(counters.unwrap().warp_instructions(), 8 + 2 + 3 + 1 + 4);
 }
 
 #[test]
@@ -418,7 +418,7 @@ fn counters_count() {
     let device = Device::new(&body("add.s32 %r3, %r2, 1;"));
     let output = device.room::<u32>(40);
     let counters = device.run("run", [1; 3], [40, 1, 1], 0, args![device.put(&[0u32; 40]), output]).unwrap();
-    assert_eq!(counters.warp_instructions, 2 * 11);
+    assert_eq!(counters.warp_instructions(), 2 * 11);
     assert_eq!((counters.global_load_bytes, counters.global_store_bytes), (160, 160));
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::alu::AluFn;
+use crate::counters::Class;
 use crate::store::Store;
 
 /// An instruction with its guard: it acts on the active lanes where `predicates[guard] ^ negate` has a bit.
@@ -10,22 +11,38 @@ pub struct Inst {
     pub kind: Kind,
     pub negate: u32,
     pub guard: u16,
+    pub class: Class,
 }
 
 pub enum Kind {
-    Alu { run: AluFn, slots: [u16; 5] },
+    Alu {
+        run: AluFn,
+        slots: [u16; 5],
+    },
     Load(Access),
     Store(Access),
     Atomic(Atomic),
+    Copy(AsyncCopy),
+    /// `cp.async.commit_group`
+    Commit,
+    /// `cp.async.wait_group` with the groups that may be left, or `wait_all`.
+    Wait(Option<u32>),
     Branch(u32),
     Exit,
     Trap,
-    Fence,
+    /// For the whole device, or only for the block.
+    Fence {
+        device: bool,
+    },
     Barrier(Barrier),
     Shuffle(Shuffle),
     Vote(Vote),
-    ActiveMask { destination: u16 },
-    WarpBarrier { members: u16 },
+    ActiveMask {
+        destination: u16,
+    },
+    WarpBarrier {
+        members: u16,
+    },
     Mma(Mma),
     LoadMatrix(LoadMatrix),
 }
@@ -91,6 +108,16 @@ pub struct Atomic {
     pub destination: Option<u16>,
     pub value: u16,
     pub other: u16,
+}
+
+/// `cp.async` of 4, 8 or 16 bytes a lane.
+#[derive(Clone, Copy)]
+pub struct AsyncCopy {
+    pub to: Address,
+    pub from: Address,
+    pub bytes: u8,
+    /// How many of the bytes are read; the others become zero. All of them without it.
+    pub source_bytes: Option<u16>,
 }
 
 /// `bar.sync`: with a thread count, or for all of the block's warps.

@@ -1,5 +1,6 @@
 //! Statements to instructions. A form that is not listed here or in the table of [`crate::alu`] is refused.
 
+mod copies;
 mod inst;
 mod matrix;
 mod memory;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 pub use inst::*;
 
 use crate::alu;
+use crate::counters::Class;
 use crate::ptx::{Entry, LoadError, Operand, Reg, Statement, Symbol, Width};
 use crate::store::Store;
 
@@ -44,7 +46,7 @@ pub fn decode(entry: &Entry, lines: &[&str], constants: &Arc<Store>, bytes: u32)
     }
     // A label may stand behind the last statement.
     starts.push(decoder.insts.len() as u32);
-    decoder.insts.push(Inst { kind: Kind::Exit, guard: decoder.always, negate: 0 });
+    decoder.insts.push(Inst { kind: Kind::Exit, guard: decoder.always, negate: 0, class: Class::Control });
     sources.push((entry.body.last().map_or(entry.line, |last| last.line), "}".into()));
     for inst in &mut decoder.insts {
         if let Kind::Branch(target) = &mut inst.kind {
@@ -86,6 +88,7 @@ impl Decoder {
             "st" => self.store(op, operands)?,
             "atom" => self.atomic(op, operands, true)?,
             "red" => self.atomic(op, operands, false)?,
+            "cp" => self.copy(op, operands)?,
             "shfl" => self.shuffle(op, operands)?,
             "vote" => self.vote(op, operands)?,
             "bar" => self.barrier(op, operands)?,
@@ -98,13 +101,17 @@ impl Decoder {
             },
             "ret" | "exit" if !op.contains('.') => Kind::Exit,
             "trap" if !op.contains('.') => Kind::Trap,
-            "membar" if matches!(*op, "membar.cta" | "membar.gl" | "membar.sys") => Kind::Fence,
+            "membar" if matches!(*op, "membar.cta" | "membar.gl" | "membar.sys") => {
+                Kind::Fence { device: *op != "membar.cta" }
+            }
             "mov" if operands.iter().any(|operand| matches!(operand, Operand::Vector(_))) => self.pack(op, operands)?,
             // Global addresses are generic ones.
             "cvta" if *op == "cvta.to.global.u64" => self.alu("mov.u64", operands)?,
             _ => self.alu(op, operands)?,
         };
-        self.insts.push(Inst { kind, guard: self.always, negate: 0 });
+        self.insts.push(Inst { kind, guard: self.always, negate: 0, class: Class::Move });
+        let class = Class::of(op);
+        self.insts[first..].iter_mut().for_each(|inst| inst.class = class);
         if let Some((reg, negated)) = guard {
             for inst in &mut self.insts[first..] {
                 (inst.guard, inst.negate) = (reg.slot, if *negated { u32::MAX } else { 0 });
@@ -139,7 +146,12 @@ impl Decoder {
     fn low_word(&mut self, wide: u16) -> Result<u16, Refusal> {
         let slot = next_slot(&mut self.layout.narrow)?;
         let run = alu::lookup("cvt.u32.u64").expect("a form of the table").run();
-        self.insts.push(Inst { kind: Kind::Alu { run, slots: [slot, wide, 0, 0, 0] }, guard: self.always, negate: 0 });
+        self.insts.push(Inst {
+            kind: Kind::Alu { run, slots: [slot, wide, 0, 0, 0] },
+            guard: self.always,
+            negate: 0,
+            class: Class::Move,
+        });
         Ok(slot)
     }
 
@@ -165,7 +177,7 @@ impl Decoder {
             [Operand::Vector(parts), source] if parts.len() == 2 => {
                 let source = self.source(source, whole)?;
                 let low = Kind::Alu { run: entry("low")?, slots: [register(&parts[0], half)?.slot, source, 0, 0, 0] };
-                self.insts.push(Inst { kind: low, guard: self.always, negate: 0 });
+                self.insts.push(Inst { kind: low, guard: self.always, negate: 0, class: Class::Move });
                 Ok(Kind::Alu { run: entry("high")?, slots: [register(&parts[1], half)?.slot, source, 0, 0, 0] })
             }
             _ => Err(unknown(op)),

@@ -7,9 +7,11 @@
 //! | `CUEMU_DRIVER_VERSION` | `driver_version` | of `cuDriverGetVersion`, like `12000`; default 13000 |
 //! | `CUEMU_DEVICES` | `devices` | 0, 1 (default) or 2 |
 //! | `CUEMU_MEMORY` | `memory` | bytes per device; default 8 GiB |
-//! | `CUEMU_CHECKS` | `checks` | `all` (default), `memory`, `none` |
+//! | `CUEMU_CHECKS` | `checks` | `all` (default), `none`, or some of `memory,initialised,races`, see [`Checks`] |
+//! | `CUEMU_COUNTERS` | `counters` | a file; each launch that ends well adds a line of its counters |
 //! | `CUEMU_STUB` | `stub` | `1`: every call fails as in the toolkit's stub library; default `0` |
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::abi::{Out, Text};
@@ -18,7 +20,7 @@ use super::errors::{Code, Outcome, exports, say};
 use super::{Driver, any_driver};
 use crate::Checks;
 
-const KEYS: [&str; 6] = ["compute_capability", "driver_version", "devices", "memory", "checks", "stub"];
+const KEYS: [&str; 7] = ["compute_capability", "driver_version", "devices", "memory", "checks", "counters", "stub"];
 
 /// The driver and devices to imitate.
 #[derive(Clone)]
@@ -30,6 +32,8 @@ pub struct Settings {
     /// Bytes per device.
     pub memory: u64,
     pub checks: Checks,
+    /// Where launches write what they counted.
+    pub counters: Option<Arc<Path>>,
     pub stub: bool,
     /// Keys set by `cuemu_configure`, which the environment doesn't override.
     configured: Vec<&'static str>,
@@ -43,6 +47,7 @@ impl Default for Settings {
             devices: 1,
             memory: 8 << 30,
             checks: Checks::ALL,
+            counters: None,
             stub: false,
             configured: Vec::new(),
         }
@@ -72,11 +77,17 @@ impl Settings {
             "checks" => {
                 self.checks = match value {
                     "all" => Checks::ALL,
-                    "memory" => Checks { memory: true, initialised: false },
                     "none" => Checks::NONE,
-                    _ => return Err(expected("all, memory or none")),
+                    list => list.split(',').try_fold(Checks::NONE, |checks, name| match name {
+                        "memory" => Ok(Checks { memory: true, ..checks }),
+                        "initialised" => Ok(Checks { initialised: true, ..checks }),
+                        "races" => Ok(Checks { races: true, ..checks }),
+                        _ => Err(expected("all, none or a list like memory,initialised,races")),
+                    })?,
                 }
             }
+            "counters" if value.is_empty() => return Err(expected("the path of a file")),
+            "counters" => self.counters = Some(Path::new(value).into()),
             "stub" => match value {
                 "0" => self.stub = false,
                 "1" => self.stub = true,

@@ -1,12 +1,17 @@
 //! Kernel launches and occupancy.
 
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Mutex;
+
 use super::abi::{HostSource, Out};
 use super::device::{MAX_BLOCK_THREADS, SHARED_RESERVED};
 use super::errors::{Code, Outcome, exports, say};
 use super::module::function;
 use super::stream::Lane;
-use super::{Handle, driver, explain};
-use crate::{FaultKind, Kernel, Launch, launch};
+use super::{Handle, driver, explain, lock};
+use crate::{Checks, Counters, FaultKind, Kernel, Launch, launch};
 
 /// `CUlaunchConfig`.
 #[derive(Clone, Copy)]
@@ -82,9 +87,20 @@ fn submit(handle: Handle, stream: Handle, shape: ([u32; 3], [u32; 3], u32), argu
         return Err(explain(Code::INVALID_VALUE, reason));
     }
     let work = Launch { grid, block, dynamic_shared, params: gather(kernel, arguments)? };
-    let checks = driver()?.settings.checks;
-    lane.submit(|| {
-        if let Err(fault) = launch(kernel, &work, &lane.context.device.memory, checks) {
+    let (checks, file) = {
+        let settings = &driver()?.settings;
+        (Checks { traffic: settings.counters.is_some(), ..settings.checks }, settings.counters.clone())
+    };
+    lane.submit(|| match launch(kernel, &work, &lane.context.device.memory, checks) {
+        Ok(counters) => {
+            if let Some(path) = file
+                && let Err(error) = record(&path, kernel.name(), &work, &counters)
+            {
+                say(&format!("the counters of {} are not written to {}: {error}", kernel.name(), path.display()));
+            }
+            Ok(())
+        }
+        Err(fault) => {
             let code = explain(fault_code(fault.kind), &fault);
             // A driver refuses such a launch at the call, and its context stays sound.
             if fault.kind == FaultKind::InvalidLaunch {
@@ -92,9 +108,25 @@ fn submit(handle: Handle, stream: Handle, shape: ([u32; 3], [u32; 3], u32), argu
             }
             say(&fault.to_string());
             lane.context.fault(code);
+            Ok(())
         }
-        Ok(())
     })
+}
+
+/// Adds a line of comma-separated values to the file, after a line of their names if it is the first.
+fn record(path: &Path, kernel: &str, work: &Launch, counters: &Counters) -> std::io::Result<()> {
+    static WRITING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = lock(&WRITING);
+    let mut file = File::options().create(true).append(true).open(path)?;
+    let table = counters.table();
+    let mut text = String::new();
+    if file.metadata()?.len() == 0 {
+        text = format!("kernel,grid,block,{}\n", table.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(","));
+    }
+    let shape = |[x, y, z]: [u32; 3]| format!("{x}x{y}x{z}");
+    let values: Vec<String> = table.iter().map(|(_, value)| value.to_string()).collect();
+    text += &format!("{kernel},{},{},{}\n", shape(work.grid), shape(work.block), values.join(","));
+    file.write_all(text.as_bytes())
 }
 
 /// How many blocks of `threads` threads a multiprocessor holds at once, registers aside: PTX doesn't say

@@ -1,24 +1,32 @@
 //! Loads, stores and atomics of a warp.
 
-use super::transfer::{Offsets, each, load_from, load_zero, store_to, update};
+use super::block::State;
+use super::races::shared_race;
+use super::transfer::{Offsets, each, load_from, load_zero, store_to, stores_same, update};
 use super::warp::{RECENT, Warp, stride};
 use super::{Context, Raised, lanes};
 use crate::alu::LANES;
+use crate::check::Access as Global;
+use crate::counters::{sectors, wavefronts};
 use crate::decode::{Access, Address, Atomic, Space};
 use crate::fault::FaultKind;
-use crate::launch::Counters;
 use crate::memory::{AccessError, Allocation};
 use crate::store::Store;
+
+/// An allocation and its index among the live ones.
+pub struct Found<'a> {
+    pub index: usize,
+    pub allocation: &'a Allocation,
+}
 
 impl Warp {
     pub fn load(
         &mut self,
         context: &Context,
-        shared: &Store,
+        block: &mut State,
         access: &Access,
         mask: u32,
         pc: u32,
-        counters: &mut Counters,
     ) -> Result<(), Box<Raised>> {
         if access.space == Space::Param {
             return self.load_param(context, access, mask, pc);
@@ -27,17 +35,24 @@ impl Warp {
         let addresses = self.addresses(&access.address);
         match access.space {
             Space::Global => {
-                counters.global_load_bytes += u64::from(mask.count_ones()) * bytes;
+                block.counters.global_load_bytes += u64::from(mask.count_ones()) * bytes;
+                if context.checks.traffic && mask != 0 {
+                    block.counters.global_load_requests += 1;
+                    block.counters.global_load_sectors += sectors(&addresses, mask);
+                }
                 let mut rest = mask;
                 while rest != 0 {
                     let (allocation, group) = self.find(context, &addresses, rest, bytes, pc)?;
                     rest &= !group;
                     match allocation {
                         Some(found) => {
-                            let offsets = offsets(&addresses, found.address);
+                            let offsets = offsets(&addresses, found.allocation.address);
+                            found.note(context, block, &offsets, bytes as usize, group, Global::Read, pc)?;
+                            let found = found.allocation;
                             if context.checks.initialised {
-                                check_written(&found.store, &offsets, bytes, group)
-                                    .map_err(|lane| unwritten(FaultKind::UninitialisedGlobal, pc, lane, &addresses))?;
+                                check_written(&found.store, &offsets, bytes, group).map_err(|lane| {
+                                    unwritten(FaultKind::UninitialisedGlobal, pc, lane, addresses[lane])
+                                })?;
                             }
                             load_from(&mut self.registers, &found.store, &offsets, access, group);
                         }
@@ -45,15 +60,7 @@ impl Warp {
                     }
                 }
             }
-            Space::Shared => {
-                window(&addresses, mask, bytes, context.shared_bytes, "shared memory", pc)?;
-                let offsets = offsets(&addresses, 0);
-                if context.checks.initialised {
-                    check_written(shared, &offsets, bytes, mask)
-                        .map_err(|lane| unwritten(FaultKind::UninitialisedShared, pc, lane, &addresses))?;
-                }
-                load_from(&mut self.registers, shared, &offsets, access, mask);
-            }
+            Space::Shared => self.load_shared(context, block, access, mask, pc, false)?,
             Space::Const => {
                 window(&addresses, mask, bytes, context.code.constant_bytes, "constant memory", pc)?;
                 load_from(&mut self.registers, &context.code.constants, &offsets(&addresses, 0), access, mask);
@@ -67,40 +74,89 @@ impl Warp {
         Ok(())
     }
 
-    pub fn store(
+    /// Loads from shared memory; with `matrix` for the whole warp, else each lane for itself.
+    pub fn load_shared(
         &mut self,
         context: &Context,
-        shared: &Store,
+        block: &mut State,
         access: &Access,
         mask: u32,
         pc: u32,
-        counters: &mut Counters,
+        matrix: bool,
+    ) -> Result<(), Box<Raised>> {
+        let bytes = u64::from(access.element * access.count);
+        let addresses = self.addresses(&access.address);
+        window(&addresses, mask, bytes, context.shared_bytes, "shared memory", pc)?;
+        let offsets = offsets(&addresses, 0);
+        let counters = &mut block.counters;
+        counters.shared_load_bytes += u64::from(mask.count_ones()) * bytes;
+        if context.checks.traffic && mask != 0 {
+            let steps = wavefronts(&offsets, bytes as usize, mask);
+            if matrix {
+                counters.matrix_wavefronts += steps;
+            } else {
+                counters.shared_load_requests += 1;
+                counters.shared_load_wavefronts += steps;
+            }
+        }
+        if let Some(races) = &mut block.races {
+            races
+                .load(self.index, &offsets, bytes as usize, mask, matrix)
+                .map_err(|found| shared_race(context, found, pc, &addresses))?;
+        }
+        if context.checks.initialised {
+            check_written(&block.shared, &offsets, bytes, mask)
+                .map_err(|lane| unwritten(FaultKind::UninitialisedShared, pc, lane, addresses[lane]))?;
+        }
+        load_from(&mut self.registers, &block.shared, &offsets, access, mask);
+        Ok(())
+    }
+
+    pub fn store(
+        &mut self,
+        context: &Context,
+        block: &mut State,
+        access: &Access,
+        mask: u32,
+        pc: u32,
     ) -> Result<(), Box<Raised>> {
         let bytes = u64::from(access.element * access.count);
         let addresses = self.addresses(&access.address);
         match access.space {
             Space::Global => {
-                counters.global_store_bytes += u64::from(mask.count_ones()) * bytes;
+                block.order.store();
+                block.counters.global_store_bytes += u64::from(mask.count_ones()) * bytes;
+                if context.checks.traffic && mask != 0 {
+                    block.counters.global_store_requests += 1;
+                    block.counters.global_store_sectors += sectors(&addresses, mask);
+                }
                 let mut rest = mask;
                 while rest != 0 {
                     let (allocation, group) = self.find(context, &addresses, rest, bytes, pc)?;
                     rest &= !group;
                     if let Some(found) = allocation {
+                        let offsets = offsets(&addresses, found.allocation.address);
+                        found.note(context, block, &offsets, bytes as usize, group, Global::Write, pc)?;
                         // Marked even when reads are not checked: a later launch may check them.
-                        store_to(
-                            &self.registers,
-                            &found.store,
-                            &offsets(&addresses, found.address),
-                            access,
-                            group,
-                            true,
-                        );
+                        store_to(&self.registers, &found.allocation.store, &offsets, access, group, true);
                     }
                 }
             }
             Space::Shared => {
                 window(&addresses, mask, bytes, context.shared_bytes, "shared memory", pc)?;
-                store_to(&self.registers, shared, &offsets(&addresses, 0), access, mask, context.checks.initialised);
+                let offsets = offsets(&addresses, 0);
+                block.counters.shared_store_bytes += u64::from(mask.count_ones()) * bytes;
+                if context.checks.traffic && mask != 0 {
+                    block.counters.shared_store_requests += 1;
+                    block.counters.shared_store_wavefronts += wavefronts(&offsets, bytes as usize, mask);
+                }
+                if let Some(races) = &mut block.races {
+                    let same = |a, b| stores_same(&self.registers, access, a, b);
+                    races
+                        .store(self.index, &offsets, bytes as usize, mask, same)
+                        .map_err(|found| shared_race(context, found, pc, &addresses))?;
+                }
+                store_to(&self.registers, &block.shared, &offsets, access, mask, context.checks.initialised);
             }
             _ => {
                 window(&addresses, mask, bytes, context.code.local_bytes, "local memory", pc)?;
@@ -114,41 +170,55 @@ impl Warp {
     pub fn atomic(
         &mut self,
         context: &Context,
-        shared: &Store,
+        block: &mut State,
         atomic: &Atomic,
         mask: u32,
         pc: u32,
-        counters: &mut Counters,
     ) -> Result<(), Box<Raised>> {
         let addresses = self.addresses(&atomic.address);
         if atomic.space == Space::Shared {
             window(&addresses, mask, 4, context.shared_bytes, "shared memory", pc)?;
             let offsets = offsets(&addresses, 0);
-            if context.checks.initialised {
-                check_written(shared, &offsets, 4, mask)
-                    .map_err(|lane| unwritten(FaultKind::UninitialisedShared, pc, lane, &addresses))?;
+            block.counters.shared_load_bytes += u64::from(mask.count_ones()) * 4;
+            block.counters.shared_store_bytes += u64::from(mask.count_ones()) * 4;
+            if let Some(races) = &mut block.races {
+                races
+                    .atomic(self.index, &offsets, mask)
+                    .map_err(|found| shared_race(context, found, pc, &addresses))?;
             }
-            update(&mut self.registers, shared, &offsets, atomic, mask);
+            if context.checks.initialised {
+                check_written(&block.shared, &offsets, 4, mask)
+                    .map_err(|lane| unwritten(FaultKind::UninitialisedShared, pc, lane, addresses[lane]))?;
+            }
+            update(&mut self.registers, &block.shared, &offsets, atomic, mask);
             return Ok(());
         }
-        counters.global_load_bytes += u64::from(mask.count_ones()) * 4;
-        counters.global_store_bytes += u64::from(mask.count_ones()) * 4;
+        block.counters.global_load_bytes += u64::from(mask.count_ones()) * 4;
+        block.counters.global_store_bytes += u64::from(mask.count_ones()) * 4;
         let mut rest = mask;
         while rest != 0 {
             let (allocation, group) = self.find(context, &addresses, rest, 4, pc)?;
             rest &= !group;
             let Some(found) = allocation else { continue };
-            let offsets = offsets(&addresses, found.address);
+            let offsets = offsets(&addresses, found.allocation.address);
+            found.note(context, block, &offsets, 4, group, Global::Atomic, pc)?;
+            let Found { index, allocation: found } = found;
             if context.checks.initialised {
                 check_written(&found.store, &offsets, 4, group)
-                    .map_err(|lane| unwritten(FaultKind::UninitialisedGlobal, pc, lane, &addresses))?;
+                    .map_err(|lane| unwritten(FaultKind::UninitialisedGlobal, pc, lane, addresses[lane]))?;
+            }
+            if let Some(races) = &context.races {
+                races.release(index, &offsets, group, &block.order);
             }
             update(&mut self.registers, &found.store, &offsets, atomic, group);
+            if let Some(races) = &context.races {
+                races.acquire(index, &offsets, group, &mut block.order);
+            }
         }
         Ok(())
     }
 
-    fn addresses(&self, address: &Address) -> [u64; LANES] {
+    pub fn addresses(&self, address: &Address) -> [u64; LANES] {
         if address.wide {
             let row = &self.registers.wide[address.slot as usize];
             std::array::from_fn(|lane| row[lane].wrapping_add(address.offset as u64))
@@ -160,44 +230,35 @@ impl Warp {
 
     /// The allocation that holds the first lane's access, and the lanes whose access it holds as well. `None` for lanes
     /// that miss while the check is off.
-    fn find<'a>(
+    pub fn find<'a>(
         &mut self,
         context: &'a Context,
         addresses: &[u64; LANES],
         mask: u32,
         bytes: u64,
         pc: u32,
-    ) -> Result<(Option<&'a Allocation>, u32), Box<Raised>> {
+    ) -> Result<(Option<Found<'a>>, u32), Box<Raised>> {
         let recent = &mut self.recent[pc as usize % RECENT];
-        if let Some(found) = context.live.get(*recent as usize)
-            && all_inside(addresses, mask, bytes, found.address, found.bytes)
+        let index = *recent as usize;
+        if let Some(allocation) = context.live.get(index)
+            && all_inside(addresses, mask, bytes, allocation.address, allocation.bytes)
         {
-            return Ok((Some(found), mask));
+            return Ok((Some(Found { index, allocation }), mask));
         }
         let lane = mask.trailing_zeros() as usize;
         let address = addresses[lane];
         let index = context.live.partition_point(|allocation| allocation.address <= address).wrapping_sub(1);
-        if let Some(found) = context.live.get(index) {
-            let group = inside(addresses, mask, bytes, found.address, found.bytes);
+        if let Some(allocation) = context.live.get(index) {
+            let group = inside(addresses, mask, bytes, allocation.address, allocation.bytes);
             if group >> lane & 1 == 1 {
                 *recent = index as u32;
-                return Ok((Some(found), group));
+                return Ok((Some(Found { index, allocation }), group));
             }
         }
         if !context.checks.memory {
             return Ok((None, 1 << lane));
         }
-        let (kind, detail) = if address.is_multiple_of(bytes) {
-            let error = context.memory.describe(address, bytes);
-            let kind = match error {
-                AccessError::OutOfBounds { .. } => FaultKind::OutOfBounds,
-                AccessError::UseAfterFree { .. } => FaultKind::UseAfterFree,
-            };
-            (kind, error.to_string())
-        } else {
-            (FaultKind::Misaligned, format!("{bytes} bytes at {address:#x}, not a multiple of {bytes}"))
-        };
-        Err(Box::new(Raised { kind, pc, lane, address: Some(address), detail }))
+        Err(missed(context, address, bytes, bytes, lane, pc))
     }
 
     fn load_param(&mut self, context: &Context, access: &Access, mask: u32, pc: u32) -> Result<(), Box<Raised>> {
@@ -228,7 +289,22 @@ impl Warp {
     }
 }
 
-fn offsets(addresses: &[u64; LANES], base: u64) -> Offsets {
+/// Why `bytes` at a global address that is to be a multiple of `align` cannot be accessed.
+pub fn missed(context: &Context, address: u64, bytes: u64, align: u64, lane: usize, pc: u32) -> Box<Raised> {
+    let (kind, detail) = if address.is_multiple_of(align) {
+        let error = context.memory.describe(address, bytes);
+        let kind = match error {
+            AccessError::OutOfBounds { .. } => FaultKind::OutOfBounds,
+            AccessError::UseAfterFree { .. } => FaultKind::UseAfterFree,
+        };
+        (kind, error.to_string())
+    } else {
+        (FaultKind::Misaligned, format!("{bytes} bytes at {address:#x}, not a multiple of {align}"))
+    };
+    Box::new(Raised { kind, pc, lane, address: Some(address), detail })
+}
+
+pub fn offsets(addresses: &[u64; LANES], base: u64) -> Offsets {
     std::array::from_fn(|lane| addresses[lane].wrapping_sub(base) as usize)
 }
 
@@ -253,7 +329,14 @@ fn inside(addresses: &[u64; LANES], mask: u32, bytes: u64, base: u64, size: u64)
 }
 
 /// A fault unless the accesses of `mask` are aligned and lie in a space of `size` bytes.
-fn window(addresses: &[u64; LANES], mask: u32, bytes: u64, size: u32, what: &str, pc: u32) -> Result<(), Box<Raised>> {
+pub fn window(
+    addresses: &[u64; LANES],
+    mask: u32,
+    bytes: u64,
+    size: u32,
+    what: &str,
+    pc: u32,
+) -> Result<(), Box<Raised>> {
     let good = inside(addresses, mask, bytes, 0, size.into());
     let Some(lane) = lanes(mask & !good).next() else { return Ok(()) };
     let address = addresses[lane];
@@ -277,8 +360,7 @@ fn check_written(store: &Store, offsets: &Offsets, bytes: u64, mask: u32) -> Res
     lanes(mask & !good).next().map_or(Ok(()), Err)
 }
 
-fn unwritten(kind: FaultKind, pc: u32, lane: usize, addresses: &[u64; LANES]) -> Box<Raised> {
-    let address = addresses[lane];
+pub fn unwritten(kind: FaultKind, pc: u32, lane: usize, address: u64) -> Box<Raised> {
     let detail = "a read of bytes that nobody has written".into();
     Box::new(Raised { kind, pc, lane, address: Some(address), detail })
 }

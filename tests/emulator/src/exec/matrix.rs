@@ -4,13 +4,12 @@
 //! 4r + 3 have row r. Two registers of f32 hold such a block as well, element 2l in the first and 2l + 1 in the second.
 //! So even and odd columns stay apart in what follows.
 
+use super::block::State;
 use super::warp::Warp;
 use super::{Context, Raised, list};
 use crate::alu::{LANES, Lane, Pair, Registers, wide_cpu};
 use crate::decode::{Access, LoadMatrix, Mma, Space};
 use crate::fault::FaultKind;
-use crate::launch::Counters;
-use crate::store::Store;
 
 impl Warp {
     pub fn mma(&mut self, mma: &Mma, group: u32, pc: u32) -> Result<(), Box<Raised>> {
@@ -20,15 +19,14 @@ impl Warp {
     }
 
     /// The matrices' rows are read as an ordinary load of 16 bytes by the lanes that give their addresses, with all its
-    /// checks; then they are spread over the warp.
+    /// checks; then they are spread over the warp. As to races every lane reads every row.
     pub fn load_matrix(
         &mut self,
         context: &Context,
-        shared: &Store,
+        block: &mut State,
         load: &LoadMatrix,
         group: u32,
         pc: u32,
-        counters: &mut Counters,
     ) -> Result<(), Box<Raised>> {
         whole(group, pc)?;
         let rows = Access {
@@ -42,7 +40,7 @@ impl Warp {
             registers: std::array::from_fn(|word| load.scratch + word as u16),
         };
         let mask = u32::MAX >> (LANES as u32 - 8 * u32::from(load.count));
-        self.load(context, shared, &rows, mask, pc, counters)?;
+        self.load_shared(context, block, &rows, mask, pc, true)?;
         let words: [_; 4] = std::array::from_fn(|word| self.registers.narrow[rows.registers[word] as usize]);
         for (matrix, slot) in load.registers[..load.count as usize].iter().enumerate() {
             let element = |row: usize, column: usize| {

@@ -2,8 +2,10 @@
 
 mod access;
 mod block;
+mod copies;
 mod matrix;
 mod meet;
+mod races;
 mod transfer;
 mod warp;
 
@@ -12,6 +14,7 @@ use std::sync::Arc;
 pub use block::Runner;
 
 use crate::alu::LANES;
+use crate::check::GlobalRaces;
 use crate::decode::Code;
 use crate::fault::FaultKind;
 use crate::launch::{Checks, Launch};
@@ -28,6 +31,8 @@ pub struct Context<'a> {
     live: Vec<Arc<Allocation>>,
     shared_bytes: u32,
     checks: Checks,
+    /// Between blocks, where races are checked.
+    races: Option<GlobalRaces>,
 }
 
 impl<'a> Context<'a> {
@@ -36,7 +41,9 @@ impl<'a> Context<'a> {
             0 => kernel.static_shared(),
             dynamic => kernel.code.dynamic_offset.saturating_add(dynamic),
         };
-        Context { kernel, code: &kernel.code, launch, memory, live: memory.live(), shared_bytes, checks }
+        let (code, live) = (&kernel.code, memory.live());
+        let races = checks.races.then(|| GlobalRaces::new(code, &live));
+        Context { kernel, code, launch, memory, live, shared_bytes, checks, races }
     }
 }
 

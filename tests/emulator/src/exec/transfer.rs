@@ -79,6 +79,18 @@ pub fn store_to(registers: &Registers, store: &Store, offsets: &Offsets, access:
     }
 }
 
+/// Whether two lanes store the same value.
+pub fn stores_same(registers: &Registers, access: &Access, a: usize, b: usize) -> bool {
+    let unused = 64 - 8 * u32::from(access.element);
+    access.registers[..access.count as usize].iter().all(|slot| {
+        let value = |lane: usize| match access.wide {
+            true => registers.wide[*slot as usize][lane],
+            false => registers.narrow[*slot as usize][lane].into(),
+        };
+        value(a) << unused == value(b) << unused
+    })
+}
+
 pub fn update(registers: &mut Registers, store: &Store, offsets: &Offsets, atomic: &Atomic, mask: u32) {
     for lane in lanes(mask) {
         let value = registers.narrow[atomic.value as usize][lane];

@@ -1,11 +1,13 @@
 //! One warp: its registers, its lanes' places in the code, and the loop that runs them.
 
+use super::block::State;
+use super::copies::Copies;
 use super::transfer::each;
 use super::{Context, Raised, lanes};
 use crate::alu::{LANES, Registers};
 use crate::decode::{Barrier, Code, Kind, Special};
 use crate::fault::FaultKind;
-use crate::launch::{Counters, Launch};
+use crate::launch::Launch;
 use crate::store::Store;
 
 /// Why a warp stopped.
@@ -29,6 +31,9 @@ pub struct Warp {
     pub local: Store,
     /// Indices into the context's allocations, by instruction number.
     pub recent: [u32; RECENT],
+    pub copies: Copies,
+    /// Number of the warp in its block.
+    pub index: usize,
     initial: u32,
 }
 
@@ -53,7 +58,17 @@ impl Warp {
         let threads = launch.block.iter().product::<u32>() - index * LANES as u32;
         let initial = if threads >= LANES as u32 { u32::MAX } else { (1 << threads) - 1 };
         let local = Store::new(stride(code) * LANES)?;
-        let mut warp = Warp { registers, pcs: [0; LANES], live: 0, waiting: 0, local, recent: [0; RECENT], initial };
+        let mut warp = Warp {
+            registers,
+            pcs: [0; LANES],
+            live: 0,
+            waiting: 0,
+            local,
+            recent: [0; RECENT],
+            copies: Copies::new(index as usize),
+            index: index as usize,
+            initial,
+        };
         for (slot, special) in &layout.specials {
             let row: [u32; LANES] = std::array::from_fn(|lane| {
                 let bit = 1u32 << lane;
@@ -79,6 +94,7 @@ impl Warp {
     /// Puts the warp at the start of a block.
     pub fn reset(&mut self, code: &Code, block: [u32; 3]) {
         (self.pcs, self.live, self.waiting) = ([0; LANES], self.initial, 0);
+        self.copies.reset();
         for (slot, special) in &code.layout.specials {
             if let Special::Ctaid(axis) = special {
                 self.registers.narrow[*slot as usize] = [block[*axis]; LANES];
@@ -87,7 +103,7 @@ impl Warp {
     }
 
     /// Runs until the warp waits at a barrier or ends. Of diverged lanes, those with the lowest instruction run first.
-    pub fn run(&mut self, context: &Context, shared: &Store, counters: &mut Counters) -> Result<Stop, Box<Raised>> {
+    pub fn run(&mut self, context: &Context, block: &mut State) -> Result<Stop, Box<Raised>> {
         let insts = &context.code.insts[..];
         'schedule: loop {
             let runnable = self.live & !self.waiting;
@@ -102,13 +118,16 @@ impl Warp {
             loop {
                 let inst = &insts[pc as usize];
                 let mask = active & (self.registers.predicates[inst.guard as usize] ^ inst.negate);
-                counters.warp_instructions += 1;
+                block.counters.classes[inst.class as usize] += 1;
                 match &inst.kind {
                     // SAFETY: `Alu::run` gives a function for this CPU.
                     Kind::Alu { run, slots } => unsafe { run(&mut self.registers, *slots, mask) },
-                    Kind::Load(access) => self.load(context, shared, access, mask, pc, counters)?,
-                    Kind::Store(access) => self.store(context, shared, access, mask, pc, counters)?,
-                    Kind::Atomic(atomic) => self.atomic(context, shared, atomic, mask, pc, counters)?,
+                    Kind::Load(access) => self.load(context, block, access, mask, pc)?,
+                    Kind::Store(access) => self.store(context, block, access, mask, pc)?,
+                    Kind::Atomic(atomic) => self.atomic(context, block, atomic, mask, pc)?,
+                    Kind::Copy(copy) => self.copy(context, block, copy, mask, pc)?,
+                    Kind::Commit => self.copies.commit(mask),
+                    Kind::Wait(most) => self.copies.wait(context, block, *most, mask)?,
                     Kind::Branch(target) => {
                         if mask == active {
                             pc = *target;
@@ -135,7 +154,12 @@ impl Warp {
                             return Err(Box::new(Raised { kind: FaultKind::Trap, pc, lane, address: None, detail }));
                         }
                     }
-                    Kind::Fence => std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst),
+                    Kind::Fence { device } => {
+                        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+                        if *device && mask != 0 {
+                            block.order.fence();
+                        }
+                    }
                     Kind::ActiveMask { destination } => {
                         let row = &mut self.registers.narrow[*destination as usize];
                         lanes(mask).for_each(|lane| row[lane] = mask);
@@ -160,11 +184,18 @@ impl Warp {
                     | Kind::Mma(_)
                     | Kind::LoadMatrix(_) => {
                         let Some(group) = self.gather(context.code, pc, active)? else { continue 'schedule };
+                        // Matrix instructions take the whole warp, but order none of its accesses to memory.
+                        let orders = !matches!(inst.kind, Kind::Mma(_) | Kind::LoadMatrix(_));
+                        if let Some(races) = &mut block.races
+                            && orders
+                        {
+                            races.sync_lanes(self.index, group, self.live & !group == 0);
+                        }
                         match &inst.kind {
                             Kind::Shuffle(shuffle) => self.shuffle(shuffle, group, pc)?,
                             Kind::Vote(vote) => self.vote(vote, group),
                             Kind::Mma(mma) => self.mma(mma, group, pc)?,
-                            Kind::LoadMatrix(load) => self.load_matrix(context, shared, load, group, pc, counters)?,
+                            Kind::LoadMatrix(load) => self.load_matrix(context, block, load, group, pc)?,
                             _ => {}
                         }
                         if group != active {

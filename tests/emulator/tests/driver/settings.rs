@@ -116,6 +116,94 @@ fn checks_reach_the_machine() {
     });
 }
 
+/// Every block writes one value: a race between blocks, and only that.
+#[test]
+fn races_are_checked() {
+    let run = || {
+        let context = own_context();
+        let stream = context.default_stream();
+        let mut value = stream.clone_htod(&[0f32]).unwrap();
+        let config = LaunchConfig { grid_dim: (2, 1, 1), ..one_thread() };
+        let same = function(&context, "same");
+        // SAFETY: the kernel writes one value.
+        unsafe { stream.launch_builder(&same).arg(&mut value).launch(config) }.unwrap();
+        context.synchronize()
+    };
+    in_child("driver::settings::races_are_checked", &[], || {
+        assert_eq!(code(run()), CUresult::CUDA_ERROR_LAUNCH_FAILED);
+        assert!(last_fault().contains("GlobalRace"), "{}", last_fault());
+        for checks in ["memory,initialised", "memory", "none"] {
+            assert_eq!(configure("checks", checks), 0);
+            run().unwrap();
+        }
+        for checks in ["races", "races,memory"] {
+            assert_eq!(configure("checks", checks), 0);
+            assert_eq!(code(run()), CUresult::CUDA_ERROR_LAUNCH_FAILED);
+        }
+        for checks in ["", "memory,", "all,memory", "traffic"] {
+            assert_eq!(configure("checks", checks), 1, "{checks}");
+        }
+    });
+}
+
+#[test]
+fn counters_of_each_launch() {
+    let name = "driver::settings::counters_of_each_launch";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("counters.csv");
+    let run = |threads: u32, blocks: u32| {
+        let context = CudaContext::new(0).unwrap();
+        let stream = context.default_stream();
+        let add = function(&context, "add");
+        let count = threads * blocks;
+        let mut values = stream.alloc_zeros::<f32>(count as usize).unwrap();
+        let config = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes: 0 };
+        // SAFETY: the kernel stays within `count` values.
+        unsafe { stream.launch_builder(&add).arg(&mut values).arg(&count).arg(&1f32).launch(config) }.unwrap();
+        context.synchronize().unwrap();
+    };
+    let process = || {
+        in_child(name, &[("CUEMU_COUNTERS", path.to_str().unwrap())], || {
+            run(64, 3);
+            run(32, 1);
+        });
+    };
+    process();
+    if std::env::var_os(CHILD).is_some() {
+        return;
+    }
+    // Another process goes on where the first has ended.
+    process();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
+    let column = |name: &str| lines[0].iter().position(|found| *found == name).unwrap();
+    assert_eq!((lines.len(), lines[0][0]), (5, "kernel"), "{text}");
+    for (line, (block, grid, loads)) in
+        lines[1..].iter().zip([("64x1x1", "3x1x1", 6), ("32x1x1", "1x1x1", 1)].repeat(2))
+    {
+        assert_eq!((line.len(), line[0], line[1], line[2]), (lines[0].len(), "add", grid, block), "{text}");
+        assert_eq!(line[column("global_load_requests")], loads.to_string(), "{text}");
+        assert_eq!(line[column("global_load_sectors")], (4 * loads).to_string(), "{text}");
+        assert_eq!(line[column("global_store_bytes")], (128 * loads).to_string(), "{text}");
+        let sum: u64 =
+            line[column("integer")..=column("synchronise")].iter().map(|value| value.parse::<u64>().unwrap()).sum();
+        assert_eq!(line[column("warp_instructions")], sum.to_string(), "{text}");
+    }
+}
+
+#[test]
+fn counters_that_cannot_be_written() {
+    let variables = [("CUEMU_COUNTERS", ".")];
+    in_child("driver::settings::counters_that_cannot_be_written", &variables, || {
+        assert_eq!(configure("counters", ""), 1);
+        let context = CudaContext::new(0).unwrap();
+        let nothing = function(&context, "small_blocks");
+        // SAFETY: the kernel does nothing.
+        unsafe { context.default_stream().launch_builder(&nothing).launch(one_thread()) }.unwrap();
+        context.synchronize().unwrap();
+    });
+}
+
 #[test]
 fn malformed_setting() {
     in_child("driver::settings::malformed_setting", &[("CUEMU_DEVICES", "many")], || {
