@@ -9,6 +9,7 @@
 //! | `CUEMU_MEMORY` | `memory` | bytes per device; default 8 GiB |
 //! | `CUEMU_CHECKS` | `checks` | `all` (default), `none`, or some of `memory,initialised,races`, see [`Checks`] |
 //! | `CUEMU_COUNTERS` | `counters` | a file; each launch that ends well adds a line of its counters |
+//! | `CUEMU_PTX` | `ptx` | a folder; a module is replaced by the `.ptx` file there that has the same kernels |
 //! | `CUEMU_STUB` | `stub` | `1`: every call fails as in the toolkit's stub library; default `0` |
 
 use std::path::Path;
@@ -20,7 +21,8 @@ use super::errors::{Code, Outcome, exports, say};
 use super::{Driver, any_driver};
 use crate::Checks;
 
-const KEYS: [&str; 7] = ["compute_capability", "driver_version", "devices", "memory", "checks", "counters", "stub"];
+const KEYS: [&str; 8] =
+    ["compute_capability", "driver_version", "devices", "memory", "checks", "counters", "ptx", "stub"];
 
 /// The driver and devices to imitate.
 #[derive(Clone)]
@@ -34,6 +36,8 @@ pub struct Settings {
     pub checks: Checks,
     /// Where launches write what they counted.
     pub counters: Option<Arc<Path>>,
+    /// Modules that take the place of those with the same kernels.
+    pub ptx: Option<Arc<Path>>,
     pub stub: bool,
     /// Keys set by `cuemu_configure`, which the environment doesn't override.
     configured: Vec<&'static str>,
@@ -48,6 +52,7 @@ impl Default for Settings {
             memory: 8 << 30,
             checks: Checks::ALL,
             counters: None,
+            ptx: None,
             stub: false,
             configured: Vec::new(),
         }
@@ -88,6 +93,8 @@ impl Settings {
             }
             "counters" if value.is_empty() => return Err(expected("the path of a file")),
             "counters" => self.counters = Some(Path::new(value).into()),
+            "ptx" if !Path::new(value).is_dir() => return Err(expected("a folder of .ptx files")),
+            "ptx" => self.ptx = Some(Path::new(value).into()),
             "stub" => match value {
                 "0" => self.stub = false,
                 "1" => self.stub = true,

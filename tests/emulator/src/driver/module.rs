@@ -1,5 +1,6 @@
 //! Modules and their functions.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -108,14 +109,35 @@ fn refuse(code: Code, reason: String) -> Code {
     explain(code, reason)
 }
 
+/// The text of the module with the same kernels in the folder of the setting `ptx`, else the text itself.
+fn replaced(ptx: &str) -> Outcome<Cow<'_, str>> {
+    let Some(folder) = driver()?.settings.ptx.clone() else { return Ok(Cow::Borrowed(ptx)) };
+    let unreadable = |error| refuse(Code::FILE_NOT_FOUND, format!("{}: {error}", folder.display()));
+    for entry in std::fs::read_dir(&folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path.extension().is_some_and(|extension| extension == "ptx") {
+            let text = std::fs::read_to_string(&path).map_err(unreadable)?;
+            if kernels(&text).eq(kernels(ptx)) {
+                return Ok(Cow::Owned(text));
+            }
+        }
+    }
+    Ok(Cow::Borrowed(ptx))
+}
+
+/// Names of the kernels that a text defines, in order.
+fn kernels(ptx: &str) -> impl Iterator<Item = &str> {
+    ptx.lines().filter_map(|line| line.split_once(".entry ")?.1.split('(').next())
+}
+
 fn load(handle: &Out<Handle>, image: &Text) -> Outcome {
     let context = current()?;
     // A cubin or a fatbin holds machine code alone as far as an emulator is concerned.
     if image.starts_with(b"\x7fELF") || image.starts_with(&0xba55_ed50_u32.to_le_bytes()) {
         return Err(refuse(Code::NO_BINARY_FOR_GPU, "the module is binary: only PTX text can be emulated".into()));
     }
-    let ptx = image.get()?;
-    let header = Header::read(ptx);
+    let ptx = replaced(image.get()?)?;
+    let header = Header::read(&ptx);
     if let Some(header) = &header {
         let driver_version = driver()?.settings.driver_version;
         let capability = context.device.compute_capability;
@@ -132,7 +154,7 @@ fn load(handle: &Out<Handle>, image: &Text) -> Outcome {
             )
         })?;
     }
-    let module = Module::load(ptx)
+    let module = Module::load(&ptx)
         .map_err(|error| refuse(Code::INVALID_PTX, format!("PTX line {}: {}", error.line, error.message)))?;
     let ptx_version = header.map_or(0, |header| header.version.0 * 10 + header.version.1);
     let context = context.handle;

@@ -256,3 +256,27 @@ fn older_driver_lacks_symbols() {
         assert!(missing.is_err(), "cudarc can only panic without cuEventElapsedTime_v2");
     });
 }
+
+/// A module with the same kernels takes a module's place; one with others does not.
+#[test]
+fn modules_are_replaced() {
+    let name = "driver::settings::modules_are_replaced";
+    let folder = tempfile::tempdir().unwrap();
+    if std::env::var_os(CHILD).is_none() {
+        // In the child the folder is the parent's.
+        let (add, subtract) = ("add.f32", "sub.f32");
+        assert!(PTX.contains(add));
+        std::fs::write(folder.path().join("same.ptx"), PTX.replace(add, subtract)).unwrap();
+        std::fs::write(folder.path().join("other.ptx"), PTX.replace(".entry add(", ".entry other(")).unwrap();
+    }
+    in_child(name, &[("CUEMU_PTX", folder.path().to_str().unwrap())], || {
+        assert_eq!(configure("ptx", "no/such/folder"), 1);
+        let context = CudaContext::new(0).unwrap();
+        let stream = context.default_stream();
+        let mut value = stream.clone_htod(&[5f32]).unwrap();
+        let add = function(&context, "add");
+        // SAFETY: the kernel stays within one value.
+        unsafe { stream.launch_builder(&add).arg(&mut value).arg(&1u32).arg(&2f32).launch(one_thread()) }.unwrap();
+        assert_eq!(stream.clone_dtoh(&value).unwrap(), [3.0]);
+    });
+}
