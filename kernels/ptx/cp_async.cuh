@@ -5,8 +5,8 @@
 
 #include <cstdint>
 
-// Copies 16 bytes to shared address `target`, or writes 16 zeros where `filled` is false; `source` is then not read, but
-// must be a global address. Both are multiples of 16.
+// Copies 16 bytes to shared address `target`, or writes 16 zeros where `filled` is false: `source` is then not read and may
+// be any address. Both are multiples of 16.
 __device__ __forceinline__ void cp_async_16(uint32_t target, const void* source, bool filled) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(filled ? 16 : 0)
                  : "memory");
