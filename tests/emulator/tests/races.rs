@@ -2,7 +2,7 @@
 
 use cuemu::{Checks, Counters, Fault, FaultKind};
 
-use crate::device::{Device, args};
+use crate::device::{Device, args, module};
 
 const PTX: &str = include_str!("ptx/races.ptx");
 
@@ -62,6 +62,42 @@ fn lanes_of_one_instruction() {
     let found = pair("same_element", 1, 64, FaultKind::SharedRace, "st.volatile.shared");
     assert!(found.detail.contains("in the same instruction"), "{found}");
     pair("halves", 1, 64, FaultKind::SharedRace, "st.volatile.shared.u32");
+}
+
+/// More synchronisations than the checker's clock holds: none is taken for a race, and a race is still found.
+#[test]
+fn long_running_blocks() {
+    let text = |last: &str| {
+        module(&format!(
+            ".visible .entry run(.param .u64 in, .param .u64 out)
+{{
+    .reg .pred %p<2>;
+    .reg .b32 %r<6>;
+    .shared .align 4 .b8 tile[256];
+    mov.u32 %r1, %tid.x;
+    shl.b32 %r1, %r1, 2;
+    xor.b32 %r2, %r1, 128;
+    mov.u32 %r3, 0;
+$loop:
+    st.shared.u32 [%r1], %r3;
+    bar.sync 0;
+    ld.shared.u32 %r4, [%r2];
+    bar.sync 0;
+    add.s32 %r3, %r3, 1;
+    setp.lt.u32 %p1, %r3, 600000;
+    @%p1 bra $loop;
+    {last}
+    ret;
+}}"
+        ))
+    };
+    for (last, found) in
+        [("", None), ("st.shared.u32 [%r2], %r3;", None), ("st.shared.u32 [tile], %r1;", Some(FaultKind::SharedRace))]
+    {
+        let device = Device::new(&text(last));
+        let result = device.run("run", [1; 3], [64, 1, 1], 0, args![0u64, 0u64]);
+        assert_eq!(result.err().map(|fault| fault.kind), found, "{last}");
+    }
 }
 
 #[test]

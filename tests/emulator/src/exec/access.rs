@@ -99,13 +99,19 @@ impl Warp {
                 counters.shared_load_wavefronts += steps;
             }
         }
+        let (distinct, readers) = match bytes {
+            _ if matrix => (mask, [u32::MAX; LANES]),
+            ..8 => (mask, std::array::from_fn(|lane| 1 << lane)),
+            _ if context.checks.initialised || block.races.is_some() => shared_reads(&offsets, bytes as usize, mask),
+            _ => (mask, [0; LANES]),
+        };
         if let Some(races) = &mut block.races {
             races
-                .load(self.index, &offsets, bytes as usize, mask, matrix)
+                .load(self.index, &offsets, bytes as usize, distinct, &readers)
                 .map_err(|found| shared_race(context, found, pc, &addresses))?;
         }
         if context.checks.initialised {
-            check_written(&block.shared, &offsets, bytes, mask)
+            check_written(&block.shared, &offsets, bytes, distinct)
                 .map_err(|lane| unwritten(FaultKind::UninitialisedShared, pc, lane, addresses[lane]))?;
         }
         load_from(&mut self.registers, &block.shared, &offsets, access, mask);
@@ -310,6 +316,25 @@ pub fn offsets(addresses: &[u64; LANES], base: u64) -> Offsets {
 
 fn local_offsets(addresses: &[u64; LANES], stride: usize) -> Offsets {
     std::array::from_fn(|lane| (addresses[lane] as usize).wrapping_add(lane * stride))
+}
+
+/// Lanes of `mask` whose offsets are all different, with the lanes that have the same as each: kernels load the same 16
+/// bytes in many lanes, which are checked once. Some may be left apart.
+fn shared_reads(offsets: &Offsets, bytes: usize, mask: u32) -> (u32, [u32; LANES]) {
+    let (mut distinct, mut readers, mut table) = (0, [0; LANES], [LANES; LANES]);
+    each(mask, |lane| {
+        let found = &mut table[offsets[lane] / bytes % LANES];
+        if *found < LANES && offsets[*found] == offsets[lane] {
+            readers[*found] |= 1 << lane;
+            return;
+        }
+        if *found == LANES {
+            *found = lane;
+        }
+        distinct |= 1 << lane;
+        readers[lane] = 1 << lane;
+    });
+    (distinct, readers)
 }
 
 /// Whether the accesses of `mask` are aligned and lie in `size` bytes at `base`. `bytes` is a power of two.

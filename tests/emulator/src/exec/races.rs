@@ -64,7 +64,9 @@ impl Found<'_> {
                 pc,
                 lane,
                 address: Some(self.allocation.address + offsets[lane] as u64),
-                detail: format!("{who} {what} these bytes in this launch, and nothing orders blocks"),
+                detail: format!(
+                    "{who} {what} these bytes in this launch, and no fences and atomics order this access after that"
+                ),
             })
         })
     }
