@@ -6,8 +6,9 @@
 
 use std::collections::VecDeque;
 
-use super::access::{Found, missed, offsets, unwritten, window};
+use super::access::unwritten;
 use super::block::State;
+use super::place::{Found, missed, offsets, window};
 use super::races::shared_race;
 use super::transfer::{Offsets, each};
 use super::warp::Warp;

@@ -1,7 +1,7 @@
 //! What the race checkers find, as faults.
 
-use super::access::Found;
 use super::block::State;
+use super::place::Found;
 use super::transfer::Offsets;
 use super::warp::thread;
 use super::{Context, Raised};
