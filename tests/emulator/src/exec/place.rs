@@ -15,6 +15,7 @@ pub struct Found<'a> {
 }
 
 impl Warp {
+    #[inline]
     pub fn addresses(&self, address: &Address) -> [u64; LANES] {
         if address.wide {
             let row = &self.registers.wide[address.slot as usize];
@@ -74,20 +75,24 @@ pub fn missed(context: &Context, address: u64, bytes: u64, align: u64, lane: usi
     Box::new(Raised { kind, pc, lane, address: Some(address), detail })
 }
 
+#[inline]
 pub fn offsets(addresses: &[u64; LANES], base: u64) -> Offsets {
     std::array::from_fn(|lane| addresses[lane].wrapping_sub(base) as usize)
 }
 
+#[inline]
 pub fn local_offsets(addresses: &[u64; LANES], stride: usize) -> Offsets {
     std::array::from_fn(|lane| (addresses[lane] as usize).wrapping_add(lane * stride))
 }
 
 /// Whether the accesses of `mask` are aligned and lie in `size` bytes at `base`. `bytes` is a power of two.
+#[inline]
 fn all_inside(addresses: &[u64; LANES], mask: u32, bytes: u64, base: u64, size: u64) -> bool {
     inside(addresses, mask, bytes, base, size) == mask
 }
 
 /// Those of `mask` whose access is aligned and lies in `size` bytes at `base`.
+#[inline]
 fn inside(addresses: &[u64; LANES], mask: u32, bytes: u64, base: u64, size: u64) -> u32 {
     let Some(last) = size.checked_sub(bytes) else { return 0 };
     let mut found = 0;
