@@ -14,7 +14,11 @@ struct Case {
 
 impl Case {
     fn new() -> Case {
-        let device = Device::new(PTX);
+        Case::of(PTX)
+    }
+
+    fn of(ptx: &str) -> Case {
+        let device = Device::new(ptx);
         let input: Vec<f32> = (0..2048).map(|i| (i % 97) as f32).collect();
         let (input, output) = (device.put(&input), device.room::<f32>(2048));
         Case { device, input, output }
@@ -134,6 +138,23 @@ fn between_blocks() {
     assert!(found.detail.contains("written these bytes"), "{found}");
     // One block cannot race with itself.
     Case::new().run("block_writes_bug", 1, 64).unwrap();
+}
+
+/// The last block's reads need the others' fences and its own.
+#[test]
+fn both_fences() {
+    let entry = PTX.find(".entry last_block_ok(").unwrap();
+    let fences: Vec<usize> = PTX[entry..].match_indices("membar.gl;").map(|(at, _)| entry + at).take(2).collect();
+    for (wanted, cut) in [(None, None), (Some(FaultKind::GlobalRace), Some(0)), (Some(FaultKind::GlobalRace), Some(1))]
+    {
+        let mut text = PTX.to_string();
+        if let Some(cut) = cut {
+            text.replace_range(fences[cut]..fences[cut] + "membar.gl".len(), "membar.cta");
+        }
+        let case = Case::of(&text);
+        let found = case.run("last_block_ok", 5, 64).err().map(|fault| fault.kind);
+        assert_eq!(found, wanted, "without fence {cut:?}");
+    }
 }
 
 /// Whichever block comes first, on any number of threads.
