@@ -11,6 +11,7 @@ mod kernels;
 mod load;
 mod memory;
 mod order;
+mod pipeline;
 mod races;
 mod tensor;
 mod warps;

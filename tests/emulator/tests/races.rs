@@ -2,7 +2,7 @@
 
 use cuemu::{Checks, Counters, Fault, FaultKind};
 
-use crate::device::{Device, args};
+use crate::device::{Device, args, module};
 
 const PTX: &str = include_str!("ptx/races.ptx");
 
@@ -14,7 +14,11 @@ struct Case {
 
 impl Case {
     fn new() -> Case {
-        let device = Device::new(PTX);
+        Case::of(PTX)
+    }
+
+    fn of(ptx: &str) -> Case {
+        let device = Device::new(ptx);
         let input: Vec<f32> = (0..2048).map(|i| (i % 97) as f32).collect();
         let (input, output) = (device.put(&input), device.room::<f32>(2048));
         Case { device, input, output }
@@ -64,6 +68,42 @@ fn lanes_of_one_instruction() {
     pair("halves", 1, 64, FaultKind::SharedRace, "st.volatile.shared.u32");
 }
 
+/// More synchronisations than the checker's clock holds: none is taken for a race, and a race is still found.
+#[test]
+fn long_running_blocks() {
+    let text = |last: &str| {
+        module(&format!(
+            ".visible .entry run(.param .u64 in, .param .u64 out)
+{{
+    .reg .pred %p<2>;
+    .reg .b32 %r<6>;
+    .shared .align 4 .b8 tile[256];
+    mov.u32 %r1, %tid.x;
+    shl.b32 %r1, %r1, 2;
+    xor.b32 %r2, %r1, 128;
+    mov.u32 %r3, 0;
+$loop:
+    st.shared.u32 [%r1], %r3;
+    bar.sync 0;
+    ld.shared.u32 %r4, [%r2];
+    bar.sync 0;
+    add.s32 %r3, %r3, 1;
+    setp.lt.u32 %p1, %r3, 600000;
+    @%p1 bra $loop;
+    {last}
+    ret;
+}}"
+        ))
+    };
+    for (last, found) in
+        [("", None), ("st.shared.u32 [%r2], %r3;", None), ("st.shared.u32 [tile], %r1;", Some(FaultKind::SharedRace))]
+    {
+        let device = Device::new(&text(last));
+        let result = device.run("run", [1; 3], [64, 1, 1], 0, args![0u64, 0u64]);
+        assert_eq!(result.err().map(|fault| fault.kind), found, "{last}");
+    }
+}
+
 #[test]
 fn asynchronous_copies() {
     let found = pair("no_wait", 1, 64, FaultKind::PendingCopy, "ld.shared.f32");
@@ -98,6 +138,23 @@ fn between_blocks() {
     assert!(found.detail.contains("written these bytes"), "{found}");
     // One block cannot race with itself.
     Case::new().run("block_writes_bug", 1, 64).unwrap();
+}
+
+/// The last block's reads need the others' fences and its own.
+#[test]
+fn both_fences() {
+    let entry = PTX.find(".entry last_block_ok(").unwrap();
+    let fences: Vec<usize> = PTX[entry..].match_indices("membar.gl;").map(|(at, _)| entry + at).take(2).collect();
+    for (wanted, cut) in [(None, None), (Some(FaultKind::GlobalRace), Some(0)), (Some(FaultKind::GlobalRace), Some(1))]
+    {
+        let mut text = PTX.to_string();
+        if let Some(cut) = cut {
+            text.replace_range(fences[cut]..fences[cut] + "membar.gl".len(), "membar.cta");
+        }
+        let case = Case::of(&text);
+        let found = case.run("last_block_ok", 5, 64).err().map(|fault| fault.kind);
+        assert_eq!(found, wanted, "without fence {cut:?}");
+    }
 }
 
 /// Whichever block comes first, on any number of threads.

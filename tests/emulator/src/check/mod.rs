@@ -33,13 +33,13 @@ fn cell_shift(code: &Code, space: Space) -> u32 {
     sizes.min().unwrap_or(4).trailing_zeros()
 }
 
-/// Runs `act` for the lanes of a mask; a full one needs no search for them.
+/// Runs `act` for the lanes of a mask. Called from one place, so that it is inlined there.
 #[inline(always)]
 fn each(mask: u32, mut act: impl FnMut(usize)) {
-    if mask == u32::MAX {
-        (0..LANES).for_each(act);
-    } else {
-        (0..LANES).filter(|lane| mask >> lane & 1 == 1).for_each(&mut act);
+    for lane in 0..LANES {
+        if mask >> lane & 1 == 1 {
+            act(lane);
+        }
     }
 }
 

@@ -130,30 +130,14 @@ impl SharedRaces {
         }
     }
 
-    /// Each lane of `mask` reads `bytes` at its offset, or `all` lanes at each of the offsets.
+    /// At the offset of each lane of `mask` that lane's `readers` read `bytes`.
     pub fn load(
         &mut self,
         warp: usize,
         offsets: &[usize; LANES],
         bytes: usize,
         mask: u32,
-        all: bool,
-    ) -> Result<(), Conflict> {
-        if all {
-            return self.read(warp, offsets, bytes, mask, |_| u32::MAX);
-        }
-        self.read(warp, offsets, bytes, mask, |lane| 1 << lane)
-    }
-
-    /// Whether reads come after every write, and notes them. `readers` are the lanes that read at a lane's offset.
-    #[inline(always)]
-    fn read(
-        &mut self,
-        warp: usize,
-        offsets: &[usize; LANES],
-        bytes: usize,
-        mask: u32,
-        readers: impl Fn(usize) -> u32,
+        readers: &[u32; LANES],
     ) -> Result<(), Conflict> {
         self.clocks.touch(warp);
         let (now, limit, shift) = (self.clocks.now(), (self.clocks.safe(warp) + 1) << TIME, self.shift);
@@ -168,8 +152,8 @@ impl SharedRaces {
         if late {
             try_each(mask, |lane| {
                 for cell in offsets[lane] >> shift..(offsets[lane] + bytes) >> shift {
-                    self.after_write(cell, warp, readers(lane))?;
-                    self.after_atomics(cell, warp, readers(lane))?;
+                    self.after_write(cell, warp, readers[lane])?;
+                    self.after_atomics(cell, warp, readers[lane])?;
                 }
                 Ok(())
             })?;
@@ -180,7 +164,7 @@ impl SharedRaces {
         let (earlier, partial) = (&mut self.earlier, self.clocks.partial(warp));
         each(mask, |lane| {
             let first = offsets[lane] >> shift;
-            let readers = readers(lane);
+            let readers = readers[lane];
             for (i, last) in row[first..(offsets[lane] + bytes) >> shift].iter_mut().enumerate() {
                 let time = (*last >> 32) as u32;
                 if time == now {

@@ -1,23 +1,17 @@
 //! Loads, stores and atomics of a warp.
 
 use super::block::State;
+use super::place::{Found, local_offsets, offsets, window};
 use super::races::shared_race;
 use super::transfer::{Offsets, each, load_from, load_zero, store_to, stores_same, update};
-use super::warp::{RECENT, Warp, stride};
+use super::warp::{Warp, stride};
 use super::{Context, Raised, lanes};
 use crate::alu::LANES;
 use crate::check::Access as Global;
 use crate::counters::{sectors, wavefronts};
-use crate::decode::{Access, Address, Atomic, Space};
+use crate::decode::{Access, Atomic, Space};
 use crate::fault::FaultKind;
-use crate::memory::{AccessError, Allocation};
 use crate::store::Store;
-
-/// An allocation and its index among the live ones.
-pub struct Found<'a> {
-    pub index: usize,
-    pub allocation: &'a Allocation,
-}
 
 impl Warp {
     pub fn load(
@@ -99,13 +93,19 @@ impl Warp {
                 counters.shared_load_wavefronts += steps;
             }
         }
+        let (distinct, readers) = match bytes {
+            _ if matrix => (mask, [u32::MAX; LANES]),
+            ..8 => (mask, std::array::from_fn(|lane| 1 << lane)),
+            _ if context.checks.initialised || block.races.is_some() => shared_reads(&offsets, bytes as usize, mask),
+            _ => (mask, [0; LANES]),
+        };
         if let Some(races) = &mut block.races {
             races
-                .load(self.index, &offsets, bytes as usize, mask, matrix)
+                .load(self.index, &offsets, bytes as usize, distinct, &readers)
                 .map_err(|found| shared_race(context, found, pc, &addresses))?;
         }
         if context.checks.initialised {
-            check_written(&block.shared, &offsets, bytes, mask)
+            check_written(&block.shared, &offsets, bytes, distinct)
                 .map_err(|lane| unwritten(FaultKind::UninitialisedShared, pc, lane, addresses[lane]))?;
         }
         load_from(&mut self.registers, &block.shared, &offsets, access, mask);
@@ -218,49 +218,6 @@ impl Warp {
         Ok(())
     }
 
-    pub fn addresses(&self, address: &Address) -> [u64; LANES] {
-        if address.wide {
-            let row = &self.registers.wide[address.slot as usize];
-            std::array::from_fn(|lane| row[lane].wrapping_add(address.offset as u64))
-        } else {
-            let row = &self.registers.narrow[address.slot as usize];
-            std::array::from_fn(|lane| row[lane].wrapping_add(address.offset as u32).into())
-        }
-    }
-
-    /// The allocation that holds the first lane's access, and the lanes whose access it holds as well. `None` for lanes
-    /// that miss while the check is off.
-    pub fn find<'a>(
-        &mut self,
-        context: &'a Context,
-        addresses: &[u64; LANES],
-        mask: u32,
-        bytes: u64,
-        pc: u32,
-    ) -> Result<(Option<Found<'a>>, u32), Box<Raised>> {
-        let recent = &mut self.recent[pc as usize % RECENT];
-        let index = *recent as usize;
-        if let Some(allocation) = context.live.get(index)
-            && all_inside(addresses, mask, bytes, allocation.address, allocation.bytes)
-        {
-            return Ok((Some(Found { index, allocation }), mask));
-        }
-        let lane = mask.trailing_zeros() as usize;
-        let address = addresses[lane];
-        let index = context.live.partition_point(|allocation| allocation.address <= address).wrapping_sub(1);
-        if let Some(allocation) = context.live.get(index) {
-            let group = inside(addresses, mask, bytes, allocation.address, allocation.bytes);
-            if group >> lane & 1 == 1 {
-                *recent = index as u32;
-                return Ok((Some(Found { index, allocation }), group));
-            }
-        }
-        if !context.checks.memory {
-            return Ok((None, 1 << lane));
-        }
-        Err(missed(context, address, bytes, bytes, lane, pc))
-    }
-
     fn load_param(&mut self, context: &Context, access: &Access, mask: u32, pc: u32) -> Result<(), Box<Raised>> {
         let size = access.element as usize;
         let first = self.addresses(&access.address)[0];
@@ -289,63 +246,23 @@ impl Warp {
     }
 }
 
-/// Why `bytes` at a global address that is to be a multiple of `align` cannot be accessed.
-pub fn missed(context: &Context, address: u64, bytes: u64, align: u64, lane: usize, pc: u32) -> Box<Raised> {
-    let (kind, detail) = if address.is_multiple_of(align) {
-        let error = context.memory.describe(address, bytes);
-        let kind = match error {
-            AccessError::OutOfBounds { .. } => FaultKind::OutOfBounds,
-            AccessError::UseAfterFree { .. } => FaultKind::UseAfterFree,
-        };
-        (kind, error.to_string())
-    } else {
-        (FaultKind::Misaligned, format!("{bytes} bytes at {address:#x}, not a multiple of {align}"))
-    };
-    Box::new(Raised { kind, pc, lane, address: Some(address), detail })
-}
-
-pub fn offsets(addresses: &[u64; LANES], base: u64) -> Offsets {
-    std::array::from_fn(|lane| addresses[lane].wrapping_sub(base) as usize)
-}
-
-fn local_offsets(addresses: &[u64; LANES], stride: usize) -> Offsets {
-    std::array::from_fn(|lane| (addresses[lane] as usize).wrapping_add(lane * stride))
-}
-
-/// Whether the accesses of `mask` are aligned and lie in `size` bytes at `base`. `bytes` is a power of two.
-fn all_inside(addresses: &[u64; LANES], mask: u32, bytes: u64, base: u64, size: u64) -> bool {
-    inside(addresses, mask, bytes, base, size) == mask
-}
-
-/// Those of `mask` whose access is aligned and lies in `size` bytes at `base`.
-fn inside(addresses: &[u64; LANES], mask: u32, bytes: u64, base: u64, size: u64) -> u32 {
-    let Some(last) = size.checked_sub(bytes) else { return 0 };
-    let mut found = 0;
-    for (lane, address) in addresses.iter().enumerate() {
-        let fits = (address.wrapping_sub(base) <= last) & (address & (bytes - 1) == 0);
-        found |= u32::from(fits) << lane;
-    }
-    found & mask
-}
-
-/// A fault unless the accesses of `mask` are aligned and lie in a space of `size` bytes.
-pub fn window(
-    addresses: &[u64; LANES],
-    mask: u32,
-    bytes: u64,
-    size: u32,
-    what: &str,
-    pc: u32,
-) -> Result<(), Box<Raised>> {
-    let good = inside(addresses, mask, bytes, 0, size.into());
-    let Some(lane) = lanes(mask & !good).next() else { return Ok(()) };
-    let address = addresses[lane];
-    let (kind, detail) = if address.is_multiple_of(bytes) {
-        (FaultKind::OutOfBounds, format!("{bytes} bytes at {address:#x} of {size} bytes of {what}"))
-    } else {
-        (FaultKind::Misaligned, format!("{bytes} bytes of {what} at {address:#x}, not a multiple of {bytes}"))
-    };
-    Err(Box::new(Raised { kind, pc, lane, address: Some(address), detail }))
+/// Lanes of `mask` whose offsets are all different, with the lanes that have the same as each: kernels load the same 16
+/// bytes in many lanes, which are checked once. Some may be left apart.
+fn shared_reads(offsets: &Offsets, bytes: usize, mask: u32) -> (u32, [u32; LANES]) {
+    let (mut distinct, mut readers, mut table) = (0, [0; LANES], [LANES; LANES]);
+    each(mask, |lane| {
+        let found = &mut table[offsets[lane] / bytes % LANES];
+        if *found < LANES && offsets[*found] == offsets[lane] {
+            readers[*found] |= 1 << lane;
+            return;
+        }
+        if *found == LANES {
+            *found = lane;
+        }
+        distinct |= 1 << lane;
+        readers[lane] = 1 << lane;
+    });
+    (distinct, readers)
 }
 
 /// The first lane of `mask` that reads bytes nobody has written, as the error.

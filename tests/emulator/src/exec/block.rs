@@ -98,14 +98,21 @@ impl<'a> Runner<'a> {
             // Without a count the barrier is for all of the block's warps; ended ones count as arrived.
             let needed = barrier.threads.map_or(live, |threads| threads as usize / LANES);
             if self.states.iter().filter(|state| here(state)).count() >= needed {
-                let open = |(i, state): (usize, &Progress)| here(state).then_some(i);
-                let members: Vec<usize> = self.states.iter().enumerate().filter_map(open).take(needed).collect();
-                members.iter().for_each(|member| self.states[*member] = Progress::Running);
-                match (&mut self.state.races, barrier.threads) {
-                    (Some(races), None) => races.sync_all(),
-                    (Some(races), Some(_)) => races.sync_warps(&members),
-                    (None, _) => {}
+                if let Some(races) = &mut self.state.races {
+                    let member = |(i, state): (usize, &Progress)| here(state).then_some(i);
+                    match barrier.threads {
+                        None => races.sync_all(),
+                        Some(_) => {
+                            let members = self.states.iter().enumerate().filter_map(member);
+                            races.sync_warps(&members.take(needed).collect::<Vec<_>>());
+                        }
+                    }
                 }
+                self.states
+                    .iter_mut()
+                    .filter(|state| here(state))
+                    .take(needed)
+                    .for_each(|state| *state = Progress::Running);
                 opened = true;
             }
         }

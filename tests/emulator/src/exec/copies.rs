@@ -6,8 +6,9 @@
 
 use std::collections::VecDeque;
 
-use super::access::{Found, missed, offsets, unwritten, window};
+use super::access::unwritten;
 use super::block::State;
+use super::place::{Found, missed, offsets, window};
 use super::races::shared_race;
 use super::transfer::{Offsets, each};
 use super::warp::Warp;
@@ -121,6 +122,12 @@ impl Pending {
         }
         each(mask, |lane| {
             let read = usize::from(source_bytes[lane]);
+            if let Some(source) = source
+                && read == *bytes
+            {
+                let words = (0..*bytes).step_by(4);
+                return words.for_each(|at| shared.store_word(to[lane] + at, source.store.load_word(from[lane] + at)));
+            }
             for at in (0..*bytes).step_by(4) {
                 let value = match source {
                     Some(source) if read >= at + 4 => source.store.load_word(from[lane] + at),

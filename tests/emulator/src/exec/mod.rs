@@ -5,6 +5,7 @@ mod block;
 mod copies;
 mod matrix;
 mod meet;
+mod place;
 mod races;
 mod transfer;
 mod warp;

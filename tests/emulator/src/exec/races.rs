@@ -1,7 +1,7 @@
 //! What the race checkers find, as faults.
 
-use super::access::Found;
 use super::block::State;
+use super::place::Found;
 use super::transfer::Offsets;
 use super::warp::thread;
 use super::{Context, Raised};
@@ -64,7 +64,9 @@ impl Found<'_> {
                 pc,
                 lane,
                 address: Some(self.allocation.address + offsets[lane] as u64),
-                detail: format!("{who} {what} these bytes in this launch, and nothing orders blocks"),
+                detail: format!(
+                    "{who} {what} these bytes in this launch, and no fences and atomics order this access after that"
+                ),
             })
         })
     }
