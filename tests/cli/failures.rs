@@ -33,7 +33,7 @@ fn devices_and_precisions() {
     assert_eq!(run.stdout, "");
     run.refuse(5, &["CUDA", "--device cpu"]);
     for precision in ["tf32", "float16", "bfloat16"] {
-        alexnet(["predict", "samples/shapes", "--precision", precision]).refuse(2, &["float32"]);
+        alexnet(["predict", "samples/shapes", "--device", "cpu", "--precision", precision]).refuse(2, &["float32"]);
     }
 }
 
