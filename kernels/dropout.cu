@@ -49,4 +49,5 @@ __device__ void dropout(const DropoutArgs& args) {
 
 extern "C" __global__ void __launch_bounds__(256) dropout_f32(const DropoutArgs args) { dropout<float>(args); }
 extern "C" __global__ void __launch_bounds__(256) dropout_f16(const DropoutArgs args) { dropout<__half>(args); }
+extern "C" __global__ void __launch_bounds__(256) dropout_bf16(const DropoutArgs args) { dropout<__nv_bfloat16>(args); }
 } // namespace dropout

@@ -28,3 +28,4 @@ __device__ void lrn(const LrnArgs& args) {
 
 extern "C" __global__ void __launch_bounds__(256) lrn_f32(const LrnArgs args) { lrn<float>(args); }
 extern "C" __global__ void __launch_bounds__(256) lrn_f16(const LrnArgs args) { lrn<__half>(args); }
+extern "C" __global__ void __launch_bounds__(256) lrn_bf16(const LrnArgs args) { lrn<__nv_bfloat16>(args); }

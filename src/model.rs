@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::backend::{Activation, Backend, Input, Prediction, Score, Session};
 use crate::cpu::CpuBackend;
 #[cfg(feature = "cuda")]
-use crate::cuda::{CudaBackend, CudaDevice, Element};
+use crate::cuda::{CudaBackend, CudaDevice};
 use crate::image::{self, DecodeOptions};
 use crate::net::{Network, Variant};
 use crate::plan::Plan;
@@ -35,6 +35,8 @@ pub struct Options {
     pub device: Device,
     /// What to compute in.
     pub precision: Precision,
+    /// Logits whose bits do not depend on the batch that an image is in, at some cost in speed for small batches.
+    pub deterministic: bool,
     /// Side of the square input; the variant's own where `None`.
     pub input_size: Option<usize>,
     /// CPU threads; all of them where `None`.
@@ -376,6 +378,7 @@ enum OpenDevice {
     Cuda {
         device: CudaDevice,
         precision: Precision,
+        deterministic: bool,
     },
 }
 
@@ -385,34 +388,35 @@ impl OpenDevice {
         let all = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let cpu = OpenDevice::Cpu { threads: options.threads.unwrap_or_else(all).get() };
         let precision = options.precision;
-        let cpu_computes = precision == Precision::Float32;
+        let cpu_computes = precision == Precision::Float32 && !options.deterministic;
+        let asked = format!("{}{}", if options.deterministic { "deterministic " } else { "" }, precision.name());
         match options.device {
             Device::Cpu if cpu_computes => Ok((cpu, None)),
             Device::Cpu => Err(Error::Usage(format!(
-                "the CPU computes in float32, not {}; leave out --precision, or say --device cuda",
-                precision.name()
+                "the CPU computes in float32, not {asked}; leave that out, or say --device cuda"
             ))),
-            Device::Cuda(ordinal) => Ok((Self::cuda(ordinal, precision)?, None)),
-            Device::Auto => match Self::cuda(0, precision) {
+            Device::Cuda(ordinal) => Ok((Self::cuda(ordinal, options)?, None)),
+            Device::Auto => match Self::cuda(0, options) {
                 Ok(device) => Ok((device, None)),
                 Err(Error::Device(reason)) if cpu_computes => Ok((cpu, Some(reason))),
-                Err(Error::Device(reason)) => Err(Error::Device(format!(
-                    "{} needs a GPU: {reason}; the CPU computes in float32",
-                    precision.name()
-                ))),
+                Err(Error::Device(reason)) => {
+                    Err(Error::Device(format!("{asked} needs a GPU: {reason}; the CPU computes in float32")))
+                }
                 Err(error) => Err(error),
             },
         }
     }
 
     #[cfg(feature = "cuda")]
-    fn cuda(ordinal: usize, precision: Precision) -> Result<Self> {
-        Element::of(precision)?;
-        Ok(OpenDevice::Cuda { device: CudaDevice::open(ordinal)?, precision })
+    fn cuda(ordinal: usize, options: &Options) -> Result<Self> {
+        let &Options { precision, deterministic, .. } = options;
+        let device = CudaDevice::open(ordinal)?;
+        device.load(precision)?; // a device whose driver refuses the kernels is no device
+        Ok(OpenDevice::Cuda { device, precision, deterministic })
     }
 
     #[cfg(not(feature = "cuda"))]
-    fn cuda(_: usize, _: Precision) -> Result<Self> {
+    fn cuda(_: usize, _: &Options) -> Result<Self> {
         Err(Error::Device("built without the feature cuda; build with it, or say --device cpu".into()))
     }
 
@@ -420,7 +424,9 @@ impl OpenDevice {
         match self {
             OpenDevice::Cpu { threads } => Ok(Box::new(CpuBackend::new(weights, threads)?)),
             #[cfg(feature = "cuda")]
-            OpenDevice::Cuda { device, precision } => Ok(Box::new(CudaBackend::new(weights, &device, precision)?)),
+            OpenDevice::Cuda { device, precision, deterministic } => {
+                Ok(Box::new(CudaBackend::new(weights, &device, precision, deterministic)?))
+            }
         }
     }
 }

@@ -40,8 +40,13 @@ pub struct Step {
 /// What a [`Step`] computes. `weights` counts the weighted layers from conv1 = 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum StepKind {
-    /// uint8 RGB pixels to the f32 network input.
-    Preprocess(Preprocess),
+    /// uint8 RGB pixels to the network input.
+    Preprocess {
+        /// The values.
+        preprocess: Preprocess,
+        /// Another layout, where a device has asked for it: the output's shape is then that of the blocks.
+        depth: Option<SpaceToDepth>,
+    },
     /// Convolution + bias, + ReLU.
     Conv {
         /// Geometry and groups; the width is `output.c`.
@@ -71,6 +76,16 @@ pub enum StepKind {
         /// Position of the layer in the network: layers draw different masks.
         layer: u32,
     },
+}
+
+/// Blocks of pixels laid out as the channels of one, (block row, block column, channel): a convolution with a stride of the
+/// block's side becomes one with stride 1 and channels that tensor cores can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpaceToDepth {
+    /// Pixels a block's side, the stride of the convolution that follows.
+    pub block: usize,
+    /// Zeros before the first row and column, the padding of the convolution that follows.
+    pub padding: usize,
 }
 
 impl Plan {
@@ -134,7 +149,7 @@ impl Plan {
         }
         for step in &self.steps {
             let room = self.buffers.get(step.target).is_some_and(|&elements| elements >= step.output.len());
-            let first = matches!(step.kind, StepKind::Preprocess(_));
+            let first = matches!(step.kind, StepKind::Preprocess { .. });
             let linked = step.input == shape && step.source == source && source.is_none() == first;
             let chained = linked && source != Some(step.target) && room;
             let weight_fits =
@@ -145,7 +160,7 @@ impl Plan {
                 stride > 0 && fits(from.h, to.h) && fits(from.w, to.w)
             };
             let fits = match step.kind {
-                StepKind::Preprocess(_) => from == to,
+                StepKind::Preprocess { depth, .. } => from == to && depth.is_none(),
                 StepKind::Conv { conv, weights, .. } => {
                     conv.groups > 0
                         && from.c % conv.groups == 0
@@ -209,7 +224,8 @@ fn fuse(network: &Network, training: bool) -> Vec<Step> {
         kept: false,
         logits: false,
     };
-    let mut steps = vec![step("input", StepKind::Preprocess(network.variant.preprocess), input, input)];
+    let preprocess = StepKind::Preprocess { preprocess: network.variant.preprocess, depth: None };
+    let mut steps = vec![step("input", preprocess, input, input)];
     let mut weights = 0;
     for (layer, node) in network.nodes.iter().enumerate() {
         let kind = match node.layer.op {

@@ -9,10 +9,10 @@ use std::sync::OnceLock;
 
 use alexnet::backend::Backend;
 use alexnet::cpu::CpuBackend;
-use alexnet::cuda::{CudaBackend, CudaDevice, Element};
+use alexnet::cuda::{CudaBackend, CudaDevice, Element, Rules, round_to_tf32};
 use alexnet::weights::Weights;
 use alexnet::{Device, Options, Precision};
-use half::f16;
+use half::{bf16, f16};
 
 /// Threads of the CPU backend in tests.
 const THREADS: usize = 2;
@@ -26,36 +26,56 @@ pub struct Target {
 
 pub const CPU: Target = Target { device: Device::Cpu, precision: Precision::Float32 };
 pub const CUDA: Target = Target { device: Device::Cuda(0), precision: Precision::Float32 };
+pub const CUDA_TF32: Target = Target { device: Device::Cuda(0), precision: Precision::Tf32 };
 pub const CUDA_F16: Target = Target { device: Device::Cuda(0), precision: Precision::Float16 };
+pub const CUDA_BF16: Target = Target { device: Device::Cuda(0), precision: Precision::Bfloat16 };
 
 impl Target {
     /// Type of activations and filters.
     pub fn element(self) -> Element {
-        Element::of(self.precision).unwrap()
+        Element::of(self.precision)
     }
 
-    /// The value as this target stores it. Oracles get inputs and weights that went through this.
+    /// What the device's selection follows.
+    pub fn rules(self) -> Rules {
+        let multiprocessors = cuda().multiprocessors();
+        Rules { precision: self.precision, multiprocessors, deterministic: false }
+    }
+
+    /// The value as this target computes with it. Oracles get inputs and weights that went through this.
     pub fn round(self, value: f32) -> f32 {
-        match self.element() {
-            Element::F32 => value,
-            Element::F16 => f16::from_f32(value).to_f32(),
+        match self.precision {
+            Precision::Tf32 => round_to_tf32(value),
+            _ => self.store(value),
         }
     }
 
-    /// Limit of a layer's sum of squared errors over its sum of squares, against f64 on the same stored inputs. f32's floor
-    /// is 4e-12, f16's rounding of the output alone 4e-8; a dropped last k of fc6 costs 1.5e-5.
-    pub fn layer_nmse(self) -> f64 {
+    /// The value as this target stores it.
+    pub fn store(self, value: f32) -> f32 {
         match self.element() {
-            Element::F32 => 1e-10,
-            Element::F16 => 3e-7,
+            Element::F32 => value,
+            Element::F16 => f16::from_f32(value).to_f32(),
+            Element::Bf16 => bf16::from_f32(value).to_f32(),
+        }
+    }
+
+    /// Limit of a layer's sum of squared errors over its sum of squares, against f64 on the same rounded inputs; `stored`
+    /// where the output is of the target's type, and not float32. f32's floor is 4e-12, what rounding of an f16 output costs
+    /// is 4e-8; a dropped last k of fc6 costs 1.5e-5.
+    pub fn layer_nmse(self, stored: bool) -> f64 {
+        match self.element() {
+            Element::F16 if stored => 3e-7,
+            Element::Bf16 if stored => 2e-5,
+            _ => 1e-10,
         }
     }
 
     /// Limit of a whole network's errors, in parts of the logits' rms.
     pub fn network_error(self) -> f64 {
-        match self.element() {
-            Element::F32 => 1e-4,
-            Element::F16 => 1e-2,
+        match self.precision {
+            Precision::Float32 => 1e-4,
+            Precision::Tf32 | Precision::Float16 => 1e-2,
+            Precision::Bfloat16 => 5e-2,
         }
     }
 }
@@ -71,7 +91,7 @@ pub fn options(target: Target) -> Options {
 /// `weights` on `target`.
 pub fn backend(target: Target, weights: Weights) -> Box<dyn Backend> {
     match target.device {
-        Device::Cuda(_) => Box::new(CudaBackend::new(weights, cuda(), target.precision).unwrap()),
+        Device::Cuda(_) => Box::new(CudaBackend::new(weights, cuda(), target.precision, false).unwrap()),
         _ => Box::new(CpuBackend::new(weights, THREADS).unwrap()),
     }
 }
@@ -151,6 +171,20 @@ macro_rules! on_every_device {
         }
         mod cuda_f16 {
             $(#[test] fn $test() { super::$test($crate::device::CUDA_F16) })*
+        }
+    };
+}
+
+/// As [`on_every_device`], and in the precisions that cost a test of kernels more than they show in others.
+#[macro_export]
+macro_rules! on_every_target {
+    ($($test:ident)*) => {
+        $crate::on_every_device! { $($test)* }
+        mod cuda_tf32 {
+            $(#[test] fn $test() { super::$test($crate::device::CUDA_TF32) })*
+        }
+        mod cuda_bf16 {
+            $(#[test] fn $test() { super::$test($crate::device::CUDA_BF16) })*
         }
     };
 }

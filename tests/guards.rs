@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use alexnet::cuda::args::TopKArgs;
-use alexnet::cuda::select::{self, Launch};
-use alexnet::cuda::{Addresses, Element, Launcher};
+use alexnet::cuda::select::{self, Candidate, Launch, Problem};
+use alexnet::cuda::{Addresses, Element, Launcher, encode_filter};
 use alexnet::net::{Lrn, LrnScope, Op, Shape, VARIANTS};
 use alexnet::plan::{Plan, StepKind};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
@@ -13,7 +13,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::cases::{Case, uniform};
-use crate::device::{self, CUDA, CUDA_F16, Target};
+use crate::device::{self, CUDA, CUDA_BF16, CUDA_F16, CUDA_TF32, Target};
 use crate::kernels::{case, random_conv, random_linear, random_pool};
 
 /// Bytes of canaries on each side.
@@ -73,7 +73,7 @@ fn check(launcher: &Launcher, on: Target, seed: u64, case: &Case, rng: &mut impl
         Some(layer) => {
             let rows = values(layer.weight.len());
             let gemm_k = layer.weight.len() / layer.bias.len();
-            (element.encode_filter("layer", &rows, gemm_k).unwrap().into_owned(), values(layer.bias.len()))
+            (encode_filter(on.precision, "layer", &rows, gemm_k).unwrap().into_owned(), values(layer.bias.len()))
         }
         None => (vec![], vec![]),
     };
@@ -82,29 +82,53 @@ fn check(launcher: &Launcher, on: Target, seed: u64, case: &Case, rng: &mut impl
     let filter = Guarded::with_bytes(launcher, "filter", element, &filter);
     let bias = Guarded::new(launcher, "bias", Element::F32, &bias);
     let what = format!("seed {seed}, {images} images, {step:?}");
+    let rules = on.rules();
     let run = |launch: &Launch| {
-        let unwritten = vec![f32::NAN; images * step.output.len()];
-        let target = Guarded::new(launcher, "output", element.of_output(step), &unwritten);
+        let what = format!("{what}, {launch:?}");
+        let unwritten = |elements: usize| vec![f32::NAN; elements];
+        let elements = images * step.output.len();
+        let target = Guarded::new(launcher, "output", element.of_output(step), &unwritten(elements));
+        let partial = unwritten(select::partial_elements(launch, step, images).max(1));
+        let partial = Guarded::new(launcher, "partial sums", Element::F32, &partial);
         let addresses = Addresses {
             source: source.address(),
             target: target.address(),
             filter: filter.address(),
             bias: bias.address(),
+            partial: partial.address(),
         };
         // SAFETY: the operands hold what the step's shapes say, as just made, and live until their results are downloaded;
         // the step is a plan's own.
-        unsafe { launcher.launch_step(launch, step, images, seed, addresses).unwrap() };
+        unsafe { launcher.launch_step(launch, step, images, &rules, seed, &addresses).unwrap() };
         let output = target.checked(&what);
         assert!(output.iter().all(|v| v.is_finite()), "{what}: an output was not written");
+        let partial = partial.checked(&what);
+        assert!(launch.splits == 1 || partial.iter().all(|v| v.is_finite()), "{what}: a partial sum was not written");
         output
     };
-    let launch = select::select(step, images, element);
+    let launch = select::select(step, images, &rules);
     let output = run(&launch);
-    // Grids that are far too small: threads stride over the rest, as they do over batches larger than a test's.
-    if !matches!(step.kind, StepKind::Conv { .. } | StepKind::Linear { .. }) {
-        for blocks in [1, 3] {
-            let strided = run(&Launch { grid: [blocks, 1, 1], ..launch });
-            assert!(strided == output, "{what}: {blocks} blocks give another output");
+    match Problem::of(step, images) {
+        // Every tile shape gives the same bits, and every number of splits nearly the same sums.
+        Some(problem) => {
+            let candidates = problem.candidates(&rules);
+            let whole = |candidate: &&Candidate| candidate.splits == 1;
+            let expected = run(&select::launch_of(&problem, candidates.iter().find(whole).unwrap()));
+            close(on, &what, &output, &expected, problem.gemm_k);
+            for candidate in &candidates {
+                let found = run(&select::launch_of(&problem, candidate));
+                match candidate.splits {
+                    1 => assert!(found == expected, "{what}: {candidate:?} gives other bits"),
+                    _ => close(on, &format!("{what}, {candidate:?}"), &found, &expected, problem.gemm_k),
+                }
+            }
+        }
+        // Grids that are far too small: threads stride over the rest, as they do over batches larger than a test's.
+        None => {
+            for blocks in [1, 3] {
+                let strided = run(&Launch { grid: [blocks, 1, 1], ..launch });
+                assert!(strided == output, "{what}: {blocks} blocks give another output");
+            }
         }
     }
     assert!(source.checked(&what) == input, "{what}: the input was written to");
@@ -112,15 +136,30 @@ fn check(launcher: &Launcher, on: Target, seed: u64, case: &Case, rng: &mut impl
     bias.checked(&what);
 }
 
+/// Sums of `n` products of values below 1 in another order: no further apart than float32's rounding and the output's own.
+fn close(on: Target, what: &str, found: &[f32], expected: &[f32], n: usize) {
+    // What neighbours of an output's type differ by, at 1.
+    let unit = match on.element() {
+        Element::F32 => 2f64.powi(-23),
+        Element::F16 => 2f64.powi(-10),
+        Element::Bf16 => 2f64.powi(-7),
+    };
+    for (index, (&found, &expected)) in found.iter().zip(expected).enumerate() {
+        let bound = 2.0 * f64::from(f32::EPSILON) * (n + 1) as f64 + unit * f64::from(expected.abs()) + 1e-7;
+        let error = f64::from((found - expected).abs());
+        assert!(error <= bound, "{what}: output {index} is {found}, in one piece {expected}");
+    }
+}
+
 #[test]
 fn operands_are_read_and_written_within_bounds() {
-    for on in [CUDA, CUDA_F16] {
+    for on in [CUDA, CUDA_TF32, CUDA_F16, CUDA_BF16] {
         check_operands(on);
     }
 }
 
 fn check_operands(on: Target) {
-    let launcher = Launcher::new(device::cuda()).unwrap();
+    let launcher = Launcher::new(device::cuda(), on.precision).unwrap();
     for seed in 0..60 {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let shape = Shape { h: rng.random_range(1..=9), w: rng.random_range(1..=9), c: 2 * rng.random_range(1..=20) };
@@ -144,20 +183,20 @@ fn check_operands(on: Target) {
 
 #[test]
 fn pixels_are_read_within_bounds() {
-    for on in [CUDA, CUDA_F16] {
+    for on in [CUDA, CUDA_F16, CUDA_BF16] {
         check_pixels(on);
     }
 }
 
 fn check_pixels(on: Target) {
-    let launcher = Launcher::new(device::cuda()).unwrap();
+    let launcher = Launcher::new(device::cuda(), on.precision).unwrap();
     for seed in 0..20 {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let shape = Shape { h: rng.random_range(1..=20), w: rng.random_range(1..=20), c: 3 };
         let preprocess = VARIANTS[4].preprocess;
         let step = alexnet::plan::Step {
             layers: vec!["input"],
-            kind: StepKind::Preprocess(preprocess),
+            kind: StepKind::Preprocess { preprocess, depth: None },
             input: shape,
             output: shape,
             source: None,
@@ -171,15 +210,16 @@ fn check_pixels(on: Target) {
         // Exactly as long as the pixels: a read past their end is found by the device or its tools.
         let source = stream.clone_htod(&pixels).unwrap();
         let target = Guarded::new(&launcher, "output", on.element(), &vec![f32::NAN; shape.len()]);
-        let addresses = Addresses { source: source.device_ptr(stream).0, target: target.address(), filter: 0, bias: 0 };
-        let launch = Launch { grid: [rng.random_range(1..=2), 1, 1], ..select::select(&step, 1, on.element()) };
+        let addresses =
+            Addresses { source: source.device_ptr(stream).0, target: target.address(), ..Addresses::default() };
+        let launch = Launch { grid: [rng.random_range(1..=2), 1, 1], ..select::select(&step, 1, &on.rules()) };
         // SAFETY: source and target hold one image of `shape` and live until the output is downloaded.
-        unsafe { launcher.launch_step(&launch, &step, 1, 0, addresses).unwrap() };
+        unsafe { launcher.launch_step(&launch, &step, 1, &on.rules(), 0, &addresses).unwrap() };
         let output = target.checked(&format!("seed {seed}, {shape}"));
         for (index, value) in output.iter().enumerate() {
             let channel = index % 3;
             let pixel = pixels[index - channel + preprocess.source(channel)];
-            let expected = on.round(preprocess.apply(pixel, channel));
+            let expected = on.store(preprocess.apply(pixel, channel));
             assert_eq!(value.to_bits(), expected.to_bits(), "seed {seed}, element {index}");
         }
     }
@@ -187,7 +227,7 @@ fn check_pixels(on: Target) {
 
 #[test]
 fn best_classes_are_written_within_bounds() {
-    let launcher = Launcher::new(device::cuda()).unwrap();
+    let launcher = Launcher::new(device::cuda(), CUDA.precision).unwrap();
     for seed in 0..40 {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let (n, classes) = (rng.random_range(1..=5), rng.random_range(1..=700usize));

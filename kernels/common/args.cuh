@@ -2,7 +2,7 @@
 // both sides assert size and offsets.
 //
 // Dialect: activations NHWC, filters KRSC, outputs NPQK. GEMM_M = N * P * Q, GEMM_N = K / groups,
-// GEMM_K = R * S * C / groups. Activations and filters are float32 or f16, as the kernel's name says; all else is float32.
+// GEMM_K = R * S * C / groups. Activations and filters are of the type in the kernel's name; all else is float32.
 // All extents are counts of elements.
 #pragma once
 
@@ -15,17 +15,32 @@
 
 struct ConvArgs {
     const void* input;  // (N, H, W, C)
-    const void* filter; // (K, R, S, C / groups); f16 rows of GEMM_K are padded with zeros to a multiple of 8 elements
+    const void* filter; // (K, R, S, C / groups); for tensor cores rows of GEMM_K are padded with zeros to a multiple of 16 bytes
     const float* bias;  // (K)
     void* output;       // (N, P, Q, K)
+    float* partial;     // (splits, N, P, Q, K), the splits' bare sums; unused where there is one split
     int n, h, w, c;
     int p, q, k;
     int r, s;
     int stride, padding, groups;
     int relu;        // 0 or 1
-    int wide_output; // 1: an f16 kernel stores float32
+    int wide_output; // 1: the output is float32, whatever the activations are
+    int splits;      // parts that GEMM_K is summed in, by different blocks
+    int reserved;
 };
-ASSERT_LAYOUT(ConvArgs, wide_output, 84, 88);
+ASSERT_LAYOUT(ConvArgs, reserved, 100, 104);
+
+struct ReduceArgs {
+    const float* partial; // (splits, count)
+    const float* bias;    // (K)
+    void* output;         // (count), count = N * P * Q * K
+    long long count;
+    int k;
+    int splits;
+    int relu; // 0 or 1
+    int reserved;
+};
+ASSERT_LAYOUT(ReduceArgs, reserved, 44, 48);
 
 struct PoolArgs {
     const void* input; // (N, H, W, C)
@@ -57,6 +72,19 @@ struct PreprocessArgs {
     int bgr;               // 1 where network channel 0 is blue
 };
 ASSERT_LAYOUT(PreprocessArgs, bgr, 52, 56);
+
+struct SpaceToDepthArgs {
+    const uint8_t* pixels; // (N, H, W, 3), RGB
+    void* output;          // (N, HB, WB, block * block * 3): within a block rows, columns, then network channels
+    int n, h, w;
+    int hb, wb;
+    int block, padding; // pixels a block's side; zeros before the first row and column
+    float divisor;
+    float mean[3], std[3]; // per network channel
+    int bgr;               // 1 where network channel 0 is blue
+    int reserved;
+};
+ASSERT_LAYOUT(SpaceToDepthArgs, reserved, 76, 80);
 
 struct TopKArgs {
     const float* logits; // (N, classes)

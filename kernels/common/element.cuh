@@ -1,14 +1,24 @@
-// Activations are float32 or f16; all arithmetic on them is in float32. A value that f16 cannot hold becomes an infinity,
-// which the layers that follow keep visible.
+// Activations are float32, f16 or bf16; all arithmetic on them is in float32. A value that a type cannot hold becomes an
+// infinity, which the layers that follow keep visible.
 #pragma once
 
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-__device__ __forceinline__ float load_element(const float* address) { return __ldg(address); }
-__device__ __forceinline__ float load_element(const __half* address) { return __half2float(__ldg(address)); }
+__device__ __forceinline__ float to_float(float value) { return value; }
+__device__ __forceinline__ float to_float(__half value) { return __half2float(value); }
+__device__ __forceinline__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
 
 __device__ __forceinline__ void store_element(float* address, float value) { *address = value; }
 __device__ __forceinline__ void store_element(__half* address, float value) { *address = __float2half_rn(value); }
+__device__ __forceinline__ void store_element(__nv_bfloat16* address, float value) {
+    *address = __float2bfloat16_rn(value);
+}
+
+template <typename T>
+__device__ __forceinline__ float load_element(const T* address) {
+    return to_float(__ldg(address));
+}
 
 // Two neighbours at once; `address` is a multiple of their size.
 __device__ __forceinline__ void store_pair(float* address, float first, float second) {
@@ -16,4 +26,25 @@ __device__ __forceinline__ void store_pair(float* address, float first, float se
 }
 __device__ __forceinline__ void store_pair(__half* address, float first, float second) {
     *reinterpret_cast<__half2*>(address) = __floats2half2_rn(first, second);
+}
+__device__ __forceinline__ void store_pair(__nv_bfloat16* address, float first, float second) {
+    *reinterpret_cast<__nv_bfloat162*>(address) = __floats2bfloat162_rn(first, second);
+}
+
+// As many neighbours as 16 bytes hold.
+template <typename T>
+struct alignas(16) Vector {
+    static constexpr int SIZE = 16 / sizeof(T);
+    T element[SIZE];
+};
+
+template <typename T>
+__device__ __forceinline__ Vector<T> load_vector(const T* address) {
+    const uint4 bits = __ldg(reinterpret_cast<const uint4*>(address));
+    return reinterpret_cast<const Vector<T>&>(bits);
+}
+
+template <typename T>
+__device__ __forceinline__ void store_vector(T* address, const Vector<T>& vector) {
+    *reinterpret_cast<uint4*>(address) = reinterpret_cast<const uint4&>(vector);
 }

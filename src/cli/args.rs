@@ -35,6 +35,9 @@ pub struct DeviceArgs {
     /// What to compute in.
     #[arg(long, value_name = "TYPE", default_value = "float32", value_parser = precision_parser())]
     pub precision: Precision,
+    /// Scores whose bits do not depend on the batch that a picture is in; needs a GPU.
+    #[arg(long)]
+    pub deterministic: bool,
     /// Threads for decoding and for computing [default: all].
     #[arg(short = 'j', long, value_name = "N", value_parser = workers_parser())]
     pub workers: Option<NonZeroUsize>,
@@ -97,6 +100,7 @@ impl ModelArgs {
             variant: self.model,
             device: device.device,
             precision: device.precision,
+            deterministic: device.deterministic,
             input_size: self.input_size,
             threads: device.workers,
             labels,

@@ -155,7 +155,9 @@ impl Session for CpuSession {
 /// The first step: pixels are preprocessed, a tensor is taken as it is.
 fn start(step: &Step, input: Input<'_>, output: &mut [f32]) {
     match (input, step.kind) {
-        (Input::Pixels(pixels), StepKind::Preprocess(preprocess)) => preprocess::forward(&preprocess, pixels, output),
+        (Input::Pixels(pixels), StepKind::Preprocess { preprocess, .. }) => {
+            preprocess::forward(&preprocess, pixels, output)
+        }
         (Input::Tensor(values), _) => output.copy_from_slice(values),
         _ => unreachable!("a plan's first step is its preprocessing"),
     }
@@ -175,7 +177,7 @@ fn run_step(step: &Step, layers: &[PackedLayer], images: usize, seed: u64, sourc
         StepKind::MaxPool(pool) => pool::max(pool, step.input, step.output, source, output),
         StepKind::AvgPool => pool::adaptive_avg(step.input, step.output, source, output),
         StepKind::Dropout { p, layer } => dropout::forward(p, layer, seed, source, output),
-        StepKind::Preprocess(_) => unreachable!("only the first step, which has no source"),
+        StepKind::Preprocess { .. } => unreachable!("only the first step, which has no source"),
     }
 }
 

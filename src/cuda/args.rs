@@ -4,10 +4,25 @@
 use std::mem::offset_of;
 
 use crate::net::{ChannelOrder, Conv, Lrn, Preprocess, Shape};
-use crate::plan::{LRN_BETA, Step, dropout_mask};
+use crate::plan::{LRN_BETA, SpaceToDepth, Step, dropout_mask};
 
 /// A device address.
 pub type DevicePtr = u64;
+
+/// Where a step's operands are.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Addresses {
+    /// Input, (N, H, W, C).
+    pub source: DevicePtr,
+    /// Output, (N, P, Q, K).
+    pub target: DevicePtr,
+    /// (K, R, S, C / groups), as [`encode_filter`](super::encode_filter) gives it; zero where the step has no weights.
+    pub filter: DevicePtr,
+    /// (K), likewise.
+    pub bias: DevicePtr,
+    /// (splits, N, P, Q, K), where the launch has several splits.
+    pub partial: DevicePtr,
+}
 
 /// A struct that a kernel takes by value, as its only parameter.
 ///
@@ -36,16 +51,30 @@ macro_rules! kernel_args {
 }
 
 kernel_args! {
-    /// `conv_f32`, `conv_f16` and `conv_f16_gather`.
+    /// The convolution kernels and GEMVs.
     ConvArgs {
-        input: DevicePtr, filter: DevicePtr, bias: DevicePtr, output: DevicePtr,
+        input: DevicePtr, filter: DevicePtr, bias: DevicePtr, output: DevicePtr, partial: DevicePtr,
         n: i32, h: i32, w: i32, c: i32,
         p: i32, q: i32, k: i32,
         r: i32, s: i32,
         stride: i32, padding: i32, groups: i32,
         relu: i32,
         wide_output: i32,
-    } last wide_output at 84, size 88
+        splits: i32,
+        reserved: i32,
+    } last reserved at 100, size 104
+}
+
+kernel_args! {
+    /// The kernels that add up splits.
+    ReduceArgs {
+        partial: DevicePtr, bias: DevicePtr, output: DevicePtr,
+        count: i64,
+        k: i32,
+        splits: i32,
+        relu: i32,
+        reserved: i32,
+    } last reserved at 44, size 48
 }
 
 kernel_args! {
@@ -83,6 +112,20 @@ kernel_args! {
 }
 
 kernel_args! {
+    /// The preprocessing kernels that lay blocks of pixels out as channels.
+    SpaceToDepthArgs {
+        pixels: DevicePtr, output: DevicePtr,
+        n: i32, h: i32, w: i32,
+        hb: i32, wb: i32,
+        block: i32, padding: i32,
+        divisor: f32,
+        mean: [f32; 3], std: [f32; 3],
+        bgr: i32,
+        reserved: i32,
+    } last reserved at 76, size 80
+}
+
+kernel_args! {
     /// `softmax_topk_f32`.
     TopKArgs {
         logits: DevicePtr, indices: DevicePtr, scores: DevicePtr,
@@ -105,16 +148,16 @@ kernel_args! {
 }
 
 impl ConvArgs {
-    /// A convolution step over `images` images; `[input, filter, bias, output]` are its addresses.
-    pub fn conv(conv: &Conv, step: &Step, images: usize, relu: bool, addresses: [DevicePtr; 4]) -> Self {
-        Self::with(conv, step.input, step, images, relu, addresses)
+    /// A convolution step over `images` images, GEMM_K in `splits` parts.
+    pub fn conv(conv: &Conv, step: &Step, images: usize, relu: bool, splits: usize, addresses: &Addresses) -> Self {
+        Self::with(conv, step.input, step, images, relu, splits, addresses)
     }
 
     /// A fully connected step, as the 1x1 convolution of its flattened input.
-    pub fn linear(step: &Step, images: usize, relu: bool, addresses: [DevicePtr; 4]) -> Self {
+    pub fn linear(step: &Step, images: usize, relu: bool, splits: usize, addresses: &Addresses) -> Self {
         let conv = Conv { out_channels: step.output.c, kernel: 1, stride: 1, padding: 0, groups: 1 };
         let flat = Shape { h: 1, w: 1, c: step.input.len() };
-        Self::with(&conv, flat, step, images, relu, addresses)
+        Self::with(&conv, flat, step, images, relu, splits, addresses)
     }
 
     fn with(
@@ -123,14 +166,16 @@ impl ConvArgs {
         step: &Step,
         images: usize,
         relu: bool,
-        [input, filter, bias, output]: [DevicePtr; 4],
+        splits: usize,
+        addresses: &Addresses,
     ) -> Self {
         let to = step.output;
         ConvArgs {
-            input,
-            filter,
-            bias,
-            output,
+            input: addresses.source,
+            filter: addresses.filter,
+            bias: addresses.bias,
+            output: addresses.target,
+            partial: addresses.partial,
             n: int(images),
             h: int(from.h),
             w: int(from.w),
@@ -145,6 +190,24 @@ impl ConvArgs {
             groups: int(conv.groups),
             relu: i32::from(relu),
             wide_output: i32::from(step.logits),
+            splits: int(splits),
+            reserved: 0,
+        }
+    }
+}
+
+impl ReduceArgs {
+    /// The end of a convolution or fully connected step whose GEMM_K was summed in `splits` parts.
+    pub fn new(step: &Step, images: usize, relu: bool, splits: usize, addresses: &Addresses) -> Self {
+        ReduceArgs {
+            partial: addresses.partial,
+            bias: addresses.bias,
+            output: addresses.target,
+            count: (images * step.output.len()) as i64,
+            k: int(step.output.c),
+            splits: int(splits),
+            relu: i32::from(relu),
+            reserved: 0,
         }
     }
 }
@@ -208,6 +271,35 @@ impl PreprocessArgs {
     }
 }
 
+impl SpaceToDepthArgs {
+    /// Preprocessing of `images` images by `step` into `layout`.
+    pub fn new(
+        preprocess: &Preprocess,
+        layout: SpaceToDepth,
+        step: &Step,
+        images: usize,
+        pixels: DevicePtr,
+        output: DevicePtr,
+    ) -> Self {
+        SpaceToDepthArgs {
+            pixels,
+            output,
+            n: int(images),
+            h: int(step.input.h),
+            w: int(step.input.w),
+            hb: int(step.output.h),
+            wb: int(step.output.w),
+            block: int(layout.block),
+            padding: int(layout.padding),
+            divisor: preprocess.divisor,
+            mean: preprocess.mean,
+            std: preprocess.std,
+            bgr: i32::from(preprocess.order == ChannelOrder::Bgr),
+            reserved: 0,
+        }
+    }
+}
+
 /// Sessions refuse batches whose extents do not fit.
 fn int(extent: usize) -> i32 {
     i32::try_from(extent).expect("a session's extents fit 32 bits")
@@ -230,6 +322,8 @@ mod tests {
             names.map(|name| name.split('[').next().expect("a name")).collect()
         };
         assert_eq!(fields("ConvArgs"), ConvArgs::FIELDS);
+        assert_eq!(fields("ReduceArgs"), ReduceArgs::FIELDS);
+        assert_eq!(fields("SpaceToDepthArgs"), SpaceToDepthArgs::FIELDS);
         assert_eq!(fields("PoolArgs"), PoolArgs::FIELDS);
         assert_eq!(fields("LrnArgs"), LrnArgs::FIELDS);
         assert_eq!(fields("PreprocessArgs"), PreprocessArgs::FIELDS);

@@ -1,13 +1,14 @@
 //! Preflight: every reason why a CUDA device cannot be used, found before a call that would panic or fail obscurely.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
 
 use super::failed;
-use super::select::Kernel;
+use super::kernels::Kernel;
+use crate::model::Precision;
 use crate::{Error, Result};
 
 /// The oldest driver API whose functions are all that this crate calls: CUDA 12.0, in driver 525.
@@ -49,10 +50,11 @@ const FUNCTIONS: [&str; 26] = [
 /// A CUDA device that this crate can use.
 pub struct CudaDevice {
     context: Arc<CudaContext>,
-    /// Every kernel, by its number.
-    functions: Vec<CudaFunction>,
+    /// Those loaded so far, by name.
+    modules: Mutex<Vec<(&'static str, Arc<CudaModule>)>>,
     ordinal: usize,
     name: String,
+    multiprocessors: usize,
 }
 
 impl CudaDevice {
@@ -60,7 +62,7 @@ impl CudaDevice {
     ///
     /// # Errors
     /// [`Error::Device`] saying what was found, what is needed and what to do: no driver, the toolkit's stub, a driver that
-    /// is too old, no such device, one without the kernels' instructions, kernels that the driver refuses.
+    /// is too old, no such device, one without the kernels' instructions.
     pub fn open(ordinal: usize) -> Result<Self> {
         // SAFETY: opens and closes the driver library, whose initialisers are sound to run at any time.
         if !unsafe { sys::is_culib_present() } {
@@ -97,6 +99,8 @@ impl CudaDevice {
         let about = |e| failed(&format!("asking about cuda:{ordinal}"), e);
         let name = context.name().map_err(about)?;
         let compute = context.compute_capability().map_err(about)?;
+        let count = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let multiprocessors = context.attribute(count).map_err(about)? as usize;
         if compute < MIN_COMPUTE {
             return Err(Error::Device(format!(
                 "cuda:{ordinal} ({name}) has compute capability {}.{}, needed 8.0 (A100, RTX 30) or later; say --device cpu",
@@ -107,16 +111,41 @@ impl CudaDevice {
         // SAFETY: no allocation exists yet; each one is made and used on the one stream of its launcher, whose stream is
         // handed out under that condition alone.
         unsafe { context.disable_event_tracking() };
-        let functions = load_kernels(&context)?;
-        Ok(CudaDevice { context, functions, ordinal, name })
+        Ok(CudaDevice { context, modules: Mutex::default(), ordinal, name, multiprocessors })
     }
 
     pub(super) fn context(&self) -> &Arc<CudaContext> {
         &self.context
     }
 
-    pub(super) fn functions(&self) -> &[CudaFunction] {
-        &self.functions
+    /// Its multiprocessors.
+    pub fn multiprocessors(&self) -> usize {
+        self.multiprocessors
+    }
+
+    /// The kernels that computing in `precision` takes, by number. Modules are translated for the device when they are first
+    /// loaded, which may take seconds where the driver has not kept the result.
+    ///
+    /// # Errors
+    /// [`Error::Device`] naming the kernel that the driver refuses.
+    pub fn load(&self, precision: Precision) -> Result<Vec<Option<CudaFunction>>> {
+        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut load = |kernel: Kernel| {
+            let refused = |e| failed(&format!("loading {}", kernel.name()), e);
+            let loaded =
+                modules.iter().find(|(name, _)| *name == kernel.module()).map(|(_, module)| Arc::clone(module));
+            let module = match loaded {
+                Some(module) => module,
+                None => {
+                    let module = self.context.load_module(Ptx::from_src(kernel.ptx())).map_err(refused)?;
+                    modules.push((kernel.module(), Arc::clone(&module)));
+                    module
+                }
+            };
+            module.load_function(kernel.name()).map_err(refused)
+        };
+        let kernels = Kernel::ALL.iter();
+        kernels.map(|&kernel| kernel.serves(precision).then(|| load(kernel)).transpose()).collect()
     }
 }
 
@@ -124,26 +153,6 @@ impl fmt::Display for CudaDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cuda:{} ({})", self.ordinal, self.name)
     }
-}
-
-/// Every kernel, each module loaded once.
-fn load_kernels(context: &Arc<CudaContext>) -> Result<Vec<CudaFunction>> {
-    let mut modules: Vec<(&str, Arc<CudaModule>)> = vec![];
-    let mut functions = vec![];
-    for &kernel in Kernel::ALL {
-        let refused = |e| failed(&format!("loading {}", kernel.name()), e);
-        let loaded = modules.iter().find(|(ptx, _)| *ptx == kernel.ptx()).map(|(_, module)| Arc::clone(module));
-        let module = match loaded {
-            Some(module) => module,
-            None => {
-                let module = context.load_module(Ptx::from_src(kernel.ptx())).map_err(refused)?;
-                modules.push((kernel.ptx(), Arc::clone(&module)));
-                module
-            }
-        };
-        functions.push(module.load_function(kernel.name()).map_err(refused)?);
-    }
-    Ok(functions)
 }
 
 fn driver_api() -> Result<i32> {

@@ -5,40 +5,30 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaFunction, CudaStream, result};
 
-use super::args::{ConvArgs, DevicePtr, DropoutArgs, KernelArgs, LrnArgs, PoolArgs, PreprocessArgs};
-use super::select::Launch;
+use super::args::{
+    Addresses, ConvArgs, DropoutArgs, KernelArgs, LrnArgs, PoolArgs, PreprocessArgs, ReduceArgs, SpaceToDepthArgs,
+};
+use super::select::{self, Launch, Rules};
 use super::{CudaDevice, failed};
 use crate::Result;
+use crate::model::Precision;
 use crate::plan::{Step, StepKind};
-
-/// Device addresses of a step's operands; `filter` and `bias` matter where it has weights.
-#[derive(Debug, Clone, Copy)]
-pub struct Addresses {
-    /// Input activations, NHWC.
-    pub source: DevicePtr,
-    /// Output activations, NHWC.
-    pub target: DevicePtr,
-    /// (K, R, S, C / groups), as [`Element::encode_filter`](super::Element::encode_filter) gives it.
-    pub filter: DevicePtr,
-    /// (K).
-    pub bias: DevicePtr,
-}
 
 /// A device's kernels and a stream that they run on.
 pub struct Launcher {
     stream: Arc<CudaStream>,
-    /// By the kernel's number.
-    functions: Vec<CudaFunction>,
+    /// By the kernel's number, those of the precision.
+    functions: Vec<Option<CudaFunction>>,
 }
 
 impl Launcher {
-    /// A stream on `device` with all kernels.
+    /// A stream on `device` with the kernels for `precision`.
     ///
     /// # Errors
-    /// [`Error::Device`](crate::Error::Device) where the driver makes no stream.
-    pub fn new(device: &CudaDevice) -> Result<Self> {
+    /// [`Error::Device`](crate::Error::Device) where the driver makes no stream or refuses a kernel.
+    pub fn new(device: &CudaDevice, precision: Precision) -> Result<Self> {
         let stream = device.context().new_stream().map_err(|e| failed("making a stream", e))?;
-        Ok(Launcher { stream, functions: device.functions().to_vec() })
+        Ok(Launcher { stream, functions: device.load(precision)? })
     }
 
     /// The stream that everything runs on, in order.
@@ -63,12 +53,15 @@ impl Launcher {
     }
 
     /// Starts `launch`, which is [`select`](super::select::select)'s for `step` and `images` or, for an elementwise kernel,
-    /// any other grid, and returns at once. `seed` matters to dropout alone.
+    /// any other grid, or for a convolution that of any of its candidates, and returns at once. Several splits are added up
+    /// by a second kernel. `seed` matters to dropout alone.
     ///
     /// # Safety
-    /// `images` is at least 1 and [`Plan::check`](crate::plan::Plan::check) accepts the step. The addresses are of memory on this stream's device that stays allocated until the stream has run the kernel:
-    /// `source` and `target` with room for `images` inputs and outputs of the step, neither overlapping the other, `filter`
-    /// (K, R, S, C / groups) and `bias` (K) where the step has weights. A buffer's elements fit 31 bits.
+    /// `images` is at least 1 and [`Plan::check`](crate::plan::Plan::check) accepts the step, or it is one of a plan that
+    /// [`lower`](super::depth::Depth::lower) made of such steps. The addresses are of memory on this stream's device that
+    /// stays allocated until the stream has run the kernels: `source` and `target` with room for `images` inputs and outputs
+    /// of the step, neither overlapping the other, `filter` and `bias` of the step's shape where it has weights, `partial`
+    /// with room for the splits' sums. A buffer's elements fit 31 bits, and addresses are multiples of 16.
     ///
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) naming the kernel.
@@ -77,22 +70,29 @@ impl Launcher {
         launch: &Launch,
         step: &Step,
         images: usize,
+        rules: &Rules,
         seed: u64,
-        addresses: Addresses,
+        addresses: &Addresses,
     ) -> Result<()> {
-        let Addresses { source, target, filter, bias } = addresses;
+        let &Addresses { source, target, .. } = addresses;
+        let splits = launch.splits;
         // SAFETY (all launches): select() gives each kind of step its kernel, whose args are built here; the rest is the
         // caller's promise.
         unsafe {
             match step.kind {
-                StepKind::Preprocess(preprocess) => {
+                StepKind::Preprocess { preprocess, depth: None } => {
                     self.launch(launch, PreprocessArgs::new(&preprocess, step.output, images, source, target))
                 }
+                StepKind::Preprocess { preprocess, depth: Some(layout) } => {
+                    self.launch(launch, SpaceToDepthArgs::new(&preprocess, layout, step, images, source, target))
+                }
                 StepKind::Conv { conv, relu, .. } => {
-                    self.launch(launch, ConvArgs::conv(&conv, step, images, relu, [source, filter, bias, target]))
+                    self.launch(launch, ConvArgs::conv(&conv, step, images, relu, splits, addresses))?;
+                    self.reduce(launch, step, images, rules, relu, addresses)
                 }
                 StepKind::Linear { relu, .. } => {
-                    self.launch(launch, ConvArgs::linear(step, images, relu, [source, filter, bias, target]))
+                    self.launch(launch, ConvArgs::linear(step, images, relu, splits, addresses))?;
+                    self.reduce(launch, step, images, rules, relu, addresses)
                 }
                 StepKind::Lrn(lrn) => self.launch(launch, LrnArgs::new(&lrn, step.output, images, source, target)),
                 StepKind::MaxPool(pool) => {
@@ -107,6 +107,27 @@ impl Launcher {
         }
     }
 
+    /// Adds up the splits of `launch`, if it has several.
+    ///
+    /// # Safety
+    /// As [`launch_step`](Self::launch_step).
+    unsafe fn reduce(
+        &self,
+        launch: &Launch,
+        step: &Step,
+        images: usize,
+        rules: &Rules,
+        relu: bool,
+        addresses: &Addresses,
+    ) -> Result<()> {
+        if launch.splits == 1 {
+            return Ok(());
+        }
+        let args = ReduceArgs::new(step, images, relu, launch.splits, addresses);
+        // SAFETY: the caller's promise covers partial sums, bias and target.
+        unsafe { self.launch(&select::reduce(step, images, rules), args) }
+    }
+
     /// Starts a kernel and returns at once.
     ///
     /// # Safety
@@ -117,7 +138,8 @@ impl Launcher {
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) naming the kernel.
     pub unsafe fn launch<A: KernelArgs>(&self, launch: &Launch, mut args: A) -> Result<()> {
-        let function = &self.functions[launch.kernel as usize];
+        let function = self.functions[launch.kernel as usize].as_ref();
+        let function = function.unwrap_or_else(|| panic!("{:?} is of another precision", launch.kernel));
         let [x, y, z] = launch.grid;
         let mut parameters = [(&raw mut args).cast::<c_void>()];
         let context = self.stream.context();

@@ -4,8 +4,10 @@
 //! driver before anything is called, [`Launcher`] is the one place that starts kernels.
 
 pub mod args;
+mod depth;
 mod device;
 mod element;
+pub mod kernels;
 mod launch;
 pub mod select;
 mod session;
@@ -21,9 +23,12 @@ use crate::plan::Plan;
 use crate::weights::Weights;
 use crate::{Error, Result};
 
+pub use args::Addresses;
+use depth::Depth;
 pub use device::CudaDevice;
-pub use element::Element;
-pub use launch::{Addresses, Launcher};
+pub use element::{Element, encode_filter, round_to_tf32};
+pub use launch::Launcher;
+pub use select::Rules;
 use session::CudaSession;
 
 /// A network's weights on a CUDA device.
@@ -35,15 +40,19 @@ pub struct CudaBackend {
 /// What every session needs.
 struct Shared {
     launcher: Launcher,
-    element: Element,
+    rules: Rules,
     network: Network,
+    /// How the first convolution is rearranged, where it is.
+    depth: Option<Depth>,
     layers: Vec<DeviceLayer>,
 }
 
 /// A weighted layer on the device.
 struct DeviceLayer {
-    /// (K, R, S, C / groups), elements and rows as [`Element::encode_filter`] gives them; of a fully connected layer (K, C).
+    /// (K, R, S, C / groups), elements and rows as [`encode_filter`] gives them; of a fully connected layer (K, C).
     filter: CudaSlice<u8>,
+    /// The same for the rearranged input, of the first convolution.
+    depth_filter: Option<CudaSlice<u8>>,
     /// (K).
     bias: CudaSlice<f32>,
 }
@@ -52,26 +61,34 @@ impl CudaBackend {
     /// Uploads `weights` to compute in `precision`.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a precision without kernels, or a weight that it cannot hold,
-    /// [`Error::Device`] where the device lacks memory.
-    pub fn new(weights: Weights, device: &CudaDevice, precision: Precision) -> Result<Self> {
-        let element = Element::of(precision)?;
-        let launcher = Launcher::new(device)?;
+    /// [`Error::Usage`] for a weight that the precision cannot hold, [`Error::Device`] where the device lacks memory.
+    pub fn new(weights: Weights, device: &CudaDevice, precision: Precision, deterministic: bool) -> Result<Self> {
+        let rules = Rules { precision, multiprocessors: device.multiprocessors(), deterministic };
+        let launcher = Launcher::new(device, precision)?;
         let (network, layers) = weights.into_parts();
         let weighted = network.nodes.iter().filter(|n| n.weight_shape().is_some());
-        let layers = weighted.zip(layers).map(|(node, layer)| {
+        let depth = Depth::of(&network).filter(|_| precision != Precision::Float32);
+        let layers = weighted.zip(layers).enumerate().map(|(index, (node, layer))| {
             let taps = match node.layer.op {
                 Op::Conv(conv) => conv.kernel * conv.kernel,
                 _ => node.input.h * node.input.w,
             };
             let layer = layer.channels_last(taps);
-            let gemm_k = layer.weight.len() / layer.bias.len();
-            let filter = element.encode_filter(node.layer.name, &layer.weight, gemm_k)?;
-            Ok(DeviceLayer { filter: to_device(&launcher, &filter)?, bias: to_device(&launcher, &layer.bias)? })
+            let upload = |filter: &[f32]| {
+                let gemm_k = filter.len() / layer.bias.len();
+                to_device(&launcher, &encode_filter(precision, node.layer.name, filter, gemm_k)?)
+            };
+            let rearranged = depth.filter(|_| index == 0).map(|depth| upload(&depth.filter(&layer.weight)));
+            Ok(DeviceLayer {
+                filter: upload(&layer.weight)?,
+                depth_filter: rearranged.transpose()?,
+                bias: to_device(&launcher, &layer.bias)?,
+            })
         });
         let layers = layers.collect::<Result<_>>()?;
-        let description = format!("{device}, {}", precision.name());
-        Ok(CudaBackend { description, shared: Arc::new(Shared { launcher, element, network, layers }) })
+        let description =
+            format!("{device}, {}", precision.name()) + if deterministic { ", deterministic" } else { "" };
+        Ok(CudaBackend { description, shared: Arc::new(Shared { launcher, rules, network, depth, layers }) })
     }
 }
 

@@ -1,60 +1,26 @@
-//! Which kernel a step takes, and its grid. Free of CUDA: a pure function of the step, tested anywhere.
+//! Which kernel a step takes, and its grid. Free of CUDA: a pure function of step, images and rules, tested anywhere.
 
 use super::element::Element;
+use super::kernels::{self, ConvConfig, Kernel};
+use crate::model::Precision;
 use crate::plan::{Step, StepKind};
 
-macro_rules! kernels {
-    ($($kernel:ident $name:literal in $module:literal, $threads:literal threads;)+) => {
-        /// The kernels: entry point, PTX module and block size of each.
-        #[allow(missing_docs)] // a kernel is documented in its source, which its name tells
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Kernel {
-            $($kernel,)+
-        }
-
-        impl Kernel {
-            /// Every kernel, in the order of their numbers.
-            pub const ALL: &[Kernel] = &[$(Kernel::$kernel),+];
-
-            /// Entry point in the PTX.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(Kernel::$kernel => $name,)+
-                }
-            }
-
-            /// Text of the PTX module that has it.
-            pub fn ptx(self) -> &'static str {
-                match self {
-                    $(Kernel::$kernel => include_str!(concat!(env!("OUT_DIR"), "/", $module, ".ptx")),)+
-                }
-            }
-
-            /// Threads a block, all in x.
-            pub fn threads(self) -> u32 {
-                match self {
-                    $(Kernel::$kernel => $threads,)+
-                }
-            }
-        }
-    };
+/// What a choice depends on besides the step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// What is computed in.
+    pub precision: Precision,
+    /// Multiprocessors of the device.
+    pub multiprocessors: usize,
+    /// One order of sums for every batch: no splits of GEMM_K, no GEMV. All tile shapes sum in the same order.
+    pub deterministic: bool,
 }
 
-kernels! {
-    ConvF32 "conv_f32" in "conv_f32", 256 threads;
-    ConvF16 "conv_f16" in "conv_f16", 128 threads;
-    ConvF16Gather "conv_f16_gather" in "conv_f16", 128 threads;
-    MaxPoolF32 "max_pool_f32" in "pool", 256 threads;
-    MaxPoolF16 "max_pool_f16" in "pool", 256 threads;
-    AdaptiveAvgPoolF32 "adaptive_avg_pool_f32" in "pool", 256 threads;
-    AdaptiveAvgPoolF16 "adaptive_avg_pool_f16" in "pool", 256 threads;
-    LrnF32 "lrn_f32" in "lrn", 256 threads;
-    LrnF16 "lrn_f16" in "lrn", 256 threads;
-    PreprocessF32 "preprocess_f32" in "preprocess", 256 threads;
-    PreprocessF16 "preprocess_f16" in "preprocess", 256 threads;
-    DropoutF32 "dropout_f32" in "dropout", 256 threads;
-    DropoutF16 "dropout_f16" in "dropout", 256 threads;
-    TopK "softmax_topk_f32" in "softmax_topk", 256 threads;
+impl Rules {
+    /// Type of activations and filters.
+    pub fn element(&self) -> Element {
+        Element::of(self.precision)
+    }
 }
 
 /// A kernel and the grid it is launched in. No kernel takes dynamic shared memory.
@@ -64,127 +30,190 @@ pub struct Launch {
     pub kernel: Kernel,
     /// Blocks in x, y, z.
     pub grid: [u32; 3],
+    /// Parts that a convolution's GEMM_K is summed in, to be added up by [`reduce`]; 1 for all else.
+    pub splits: usize,
+}
+
+/// A convolution or fully connected layer as a matrix product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Problem {
+    /// Output pixels of all images.
+    pub gemm_m: usize,
+    /// Filters a group.
+    pub gemm_n: usize,
+    /// Taps: R * S * C / groups.
+    pub gemm_k: usize,
+    /// Groups.
+    pub groups: usize,
+    /// Input channels a group.
+    pub channels: usize,
+}
+
+/// A kernel that might compute a [`Problem`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    /// Kernel and tile.
+    pub config: ConvConfig,
+    /// Parts of GEMM_K.
+    pub splits: usize,
+    /// Modelled time in cycles of a multiprocessor: an order among candidates, not a measurement.
+    pub cycles: f64,
 }
 
 /// Blocks beyond which elementwise kernels stride instead: several waves of the largest GPU.
 const MAX_ELEMENTWISE_BLOCKS: usize = 16 * 1024;
 /// Elements a thread of the dropout kernels.
 const DROPOUT_ELEMENTS: usize = 4;
-/// What the channels of a group are a multiple of for `conv_f16`: 16 bytes, which one asynchronous copy takes.
-const CONV_F16_CHANNELS: usize = 8;
+/// Splits that are considered.
+const SPLITS: [usize; 5] = [1, 2, 4, 8, 16];
+/// Most elements of the splits' partial sums: 64 MB.
+const MAX_PARTIAL: usize = 16 << 20;
 
-/// The launch of `step` for `images` images, at least one, on activations of type `element`.
-pub fn select(step: &Step, images: usize, element: Element) -> Launch {
+/// The launch of `step` for `images` images, at least one.
+pub fn select(step: &Step, images: usize, rules: &Rules) -> Launch {
+    let element = rules.element();
     let elements = images * step.output.len();
-    let either = |f32, f16| match element {
-        Element::F32 => f32,
-        Element::F16 => f16,
-    };
+    let vector = 16 / element.bytes();
     match step.kind {
-        StepKind::Preprocess(_) => elementwise(either(Kernel::PreprocessF32, Kernel::PreprocessF16), elements),
-        StepKind::Conv { conv, .. } => {
-            let gemm_m = images * step.output.h * step.output.w;
-            conv_tiles(
-                conv_kernel(step.input.c / conv.groups, element),
-                gemm_m,
-                step.output.c / conv.groups,
-                conv.groups,
-            )
+        StepKind::Preprocess { depth: None, .. } => elementwise(kernels::PREPROCESS.of(element), elements),
+        StepKind::Preprocess { depth: Some(_), .. } => {
+            elementwise(kernels::SPACE_TO_DEPTH.of(element), elements / vector)
         }
-        StepKind::Linear { .. } => conv_tiles(conv_kernel(step.input.len(), element), images, step.output.c, 1),
-        StepKind::Lrn(_) => elementwise(either(Kernel::LrnF32, Kernel::LrnF16), elements),
-        StepKind::MaxPool(_) => elementwise(either(Kernel::MaxPoolF32, Kernel::MaxPoolF16), elements),
-        StepKind::AvgPool => elementwise(either(Kernel::AdaptiveAvgPoolF32, Kernel::AdaptiveAvgPoolF16), elements),
-        StepKind::Dropout { .. } => {
-            elementwise(either(Kernel::DropoutF32, Kernel::DropoutF16), elements.div_ceil(DROPOUT_ELEMENTS))
+        StepKind::Conv { .. } | StepKind::Linear { .. } => product(step, images, rules),
+        StepKind::Lrn(_) => elementwise(kernels::LRN.of(element), elements),
+        StepKind::MaxPool(_) if step.output.c.is_multiple_of(vector) => {
+            elementwise(kernels::MAX_POOL_VECTOR.of(element), elements / vector)
         }
+        StepKind::MaxPool(_) => elementwise(kernels::MAX_POOL.of(element), elements),
+        StepKind::AvgPool => elementwise(kernels::ADAPTIVE_AVG_POOL.of(element), elements),
+        StepKind::Dropout { .. } => elementwise(kernels::DROPOUT.of(element), elements.div_ceil(DROPOUT_ELEMENTS)),
     }
+}
+
+/// The launch that adds up what the splits of a convolution `step` summed.
+pub fn reduce(step: &Step, images: usize, rules: &Rules) -> Launch {
+    let kernel = kernels::REDUCE_SPLITS.of(rules.element().of_output(step));
+    elementwise(kernel, images * step.output.len())
 }
 
 /// The launch of top-k over `images` rows of logits.
 pub fn top_k(images: usize) -> Launch {
-    Launch { kernel: Kernel::TopK, grid: [images as u32, 1, 1] }
+    Launch { kernel: Kernel::TopK, grid: [images as u32, 1, 1], splits: 1 }
 }
 
-/// The convolution for groups of `channels` input channels.
-fn conv_kernel(channels: usize, element: Element) -> Kernel {
-    match element {
-        Element::F32 => Kernel::ConvF32,
-        Element::F16 if channels.is_multiple_of(CONV_F16_CHANNELS) => Kernel::ConvF16,
-        Element::F16 => Kernel::ConvF16Gather,
+/// Elements of partial sums that `launch` of `step` writes.
+pub fn partial_elements(launch: &Launch, step: &Step, images: usize) -> usize {
+    if launch.splits > 1 { launch.splits * images * step.output.len() } else { 0 }
+}
+
+impl Problem {
+    /// The product that `step` is; `None` for a step without weights.
+    pub fn of(step: &Step, images: usize) -> Option<Self> {
+        match step.kind {
+            StepKind::Conv { conv, .. } => {
+                let channels = step.input.c / conv.groups;
+                Some(Problem {
+                    gemm_m: images * step.output.h * step.output.w,
+                    gemm_n: step.output.c / conv.groups,
+                    gemm_k: conv.kernel * conv.kernel * channels,
+                    groups: conv.groups,
+                    channels,
+                })
+            }
+            StepKind::Linear { .. } => {
+                let channels = step.input.len();
+                Some(Problem { gemm_m: images, gemm_n: step.output.c, gemm_k: channels, groups: 1, channels })
+            }
+            _ => None,
+        }
+    }
+
+    /// The kernels that can compute it, the best first. There is at least one.
+    pub fn candidates(&self, rules: &Rules) -> Vec<Candidate> {
+        let legal = ConvConfig::all(rules.precision).into_iter().filter(|c| self.channels.is_multiple_of(c.channels));
+        let mut candidates: Vec<Candidate> = vec![];
+        for config in legal {
+            // Where chunks need not be gathered, they are not.
+            let vector = candidates.iter().any(|c| c.config.channels > 1);
+            if config.channels == 1 && vector {
+                continue;
+            }
+            for splits in SPLITS {
+                let partial = splits * self.gemm_m * self.gemm_n * self.groups;
+                if splits == 1 || (config.splits && !rules.deterministic && partial <= MAX_PARTIAL) {
+                    let cycles = self.cycles(&config, splits, rules);
+                    candidates.push(Candidate { config, splits, cycles });
+                }
+            }
+        }
+        candidates.sort_by(|a, b| a.cycles.total_cmp(&b.cycles)); // stable: the table's order among equals
+        candidates
+    }
+
+    /// Modelled cycles, from what performance models of these kernels say of an A100 or H100: nothing here is measured.
+    fn cycles(&self, config: &ConvConfig, splits: usize, rules: &Rules) -> f64 {
+        // Multiply-adds a cycle of a multiprocessor with mma.sync; of FMA for float32.
+        let rate = match rules.precision {
+            Precision::Float16 | Precision::Bfloat16 => 1024.0,
+            Precision::Tf32 => 512.0,
+            Precision::Float32 => 64.0,
+        };
+        const ROW_BYTES: f64 = 64.0; // of GEMM_K in a step
+        const L2_BYTES: f64 = 64.0; // a cycle, into one multiprocessor
+        const STEP_LATENCY: f64 = 400.0; // cycles that a lone block cannot hide
+        const BLOCK_OVERHEAD: f64 = 2500.0; // cycles before the first product and after the last
+        const LAUNCH: f64 = 4000.0; // cycles that another launch costs
+        const DRAM_BYTES: f64 = 1500.0; // a cycle, of the device
+
+        let tile = (config.block_m * config.block_n) as f64;
+        let step_k = ROW_BYTES / rules.element().bytes() as f64;
+        let compute = tile * step_k / rate;
+        let load = (config.block_m + config.block_n) as f64 * ROW_BYTES / L2_BYTES;
+        let steps = (self.gemm_k as f64 / step_k).ceil();
+        let steps = (steps / splits as f64).ceil();
+        let blocks = self.gemm_m.div_ceil(config.block_m) * self.gemm_n.div_ceil(config.block_n) * self.groups * splits;
+        let wave = |resident: usize| steps * (resident as f64 * compute.max(load)).max(STEP_LATENCY) + BLOCK_OVERHEAD;
+        let at_once = rules.multiprocessors * config.resident;
+        let mut cycles = (blocks / at_once) as f64 * wave(config.resident);
+        let rest = blocks % at_once;
+        if rest > 0 {
+            cycles += wave(rest.div_ceil(rules.multiprocessors));
+        }
+        if splits > 1 {
+            let partial = (self.gemm_m * self.gemm_n * self.groups) as f64 * 4.0;
+            cycles += LAUNCH + partial * (2 * splits) as f64 / DRAM_BYTES;
+        }
+        cycles
     }
 }
 
-/// Output pixels and filters a block of a convolution kernel, its BLOCK_M and BLOCK_N.
-fn conv_tile(kernel: Kernel) -> [usize; 2] {
-    if kernel == Kernel::ConvF32 { [64, 64] } else { [128, 64] }
+/// The best candidate for a convolution; for a fully connected layer and few images, a GEMV.
+fn product(step: &Step, images: usize, rules: &Rules) -> Launch {
+    let problem = Problem::of(step, images).expect("the step has weights");
+    let element = rules.element();
+    if matches!(step.kind, StepKind::Linear { .. })
+        && !rules.deterministic
+        && problem.gemm_k.is_multiple_of(16 / element.bytes())
+        && let Some((_, gemv)) = kernels::GEMV.iter().find(|(most, _)| images <= *most)
+    {
+        let blocks = problem.gemm_n.div_ceil(kernels::GEMV_FILTERS);
+        return Launch { kernel: gemv.of(element), grid: [blocks as u32, 1, 1], splits: 1 };
+    }
+    launch_of(&problem, &problem.candidates(rules)[0])
 }
 
-fn conv_tiles(kernel: Kernel, gemm_m: usize, gemm_n: usize, groups: usize) -> Launch {
-    let [tile_m, tile_n] = conv_tile(kernel);
-    Launch { kernel, grid: [gemm_m.div_ceil(tile_m) as u32, gemm_n.div_ceil(tile_n) as u32, groups as u32] }
+/// The launch of a candidate.
+pub fn launch_of(problem: &Problem, candidate: &Candidate) -> Launch {
+    let ConvConfig { kernel, block_m, block_n, .. } = candidate.config;
+    let grid = [
+        problem.gemm_m.div_ceil(block_m) as u32,
+        problem.gemm_n.div_ceil(block_n) as u32,
+        (problem.groups * candidate.splits) as u32,
+    ];
+    Launch { kernel, grid, splits: candidate.splits }
 }
 
 fn elementwise(kernel: Kernel, threads: usize) -> Launch {
     let blocks = threads.div_ceil(kernel.threads() as usize).min(MAX_ELEMENTWISE_BLOCKS);
-    Launch { kernel, grid: [blocks as u32, 1, 1] }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::net::{Network, VARIANTS};
-    use crate::plan::Plan;
-
-    #[test]
-    fn every_module_has_its_kernels() {
-        for (number, &kernel) in Kernel::ALL.iter().enumerate() {
-            assert_eq!(kernel as usize, number);
-            assert!(kernel.ptx().contains(&format!(".entry {}(", kernel.name())), "{kernel:?}");
-            assert!(kernel.ptx().contains("\n.version 7.0\n"), "{kernel:?}");
-            let (_, entry) = kernel.ptx().split_once(&format!(".entry {}(", kernel.name())).unwrap();
-            let head = entry.split_once('{').unwrap().0;
-            assert!(head.contains(&format!(".maxntid {}, 1, 1", kernel.threads())), "{kernel:?}: {head}");
-        }
-    }
-
-    /// Grids cover every output and stay within what a device takes: 2^31 - 1 blocks in x, 65535 in y and z.
-    #[test]
-    fn grids_cover_every_step() {
-        for variant in &VARIANTS {
-            let network = Network::published(variant, 1000).unwrap();
-            for (element, images) in [1, 2, 33, 1024].map(|n| [(Element::F32, n), (Element::F16, n)]).concat() {
-                for step in Plan::train(&network, images, &[]).unwrap().steps {
-                    let launch = select(&step, images, element);
-                    let [x, y, z] = launch.grid.map(|g| g as usize);
-                    assert!(
-                        (1..1 << 31).contains(&x) && (1..=65535).contains(&y) && (1..=65535).contains(&z),
-                        "{launch:?}"
-                    );
-                    let per_block = match step.kind {
-                        StepKind::Conv { .. } | StepKind::Linear { .. } => {
-                            conv_tile(launch.kernel).into_iter().product()
-                        }
-                        _ if x == MAX_ELEMENTWISE_BLOCKS => continue, // threads stride over the rest
-                        StepKind::Dropout { .. } => launch.kernel.threads() as usize * DROPOUT_ELEMENTS,
-                        _ => launch.kernel.threads() as usize,
-                    };
-                    assert!(x * y * z * per_block >= images * step.output.len(), "{step:?} {launch:?}");
-                }
-            }
-        }
-    }
-
-    /// Published widths are multiples of 8 everywhere but at the input; the gather is for the first layer, and for odd
-    /// checkpoints.
-    #[test]
-    fn only_the_first_layer_gathers() {
-        for variant in &VARIANTS {
-            let plan = Plan::new(&Network::published(variant, 1000).unwrap(), 1, &[]).unwrap();
-            for step in &plan.steps {
-                let gathers = select(step, 1, Element::F16).kernel == Kernel::ConvF16Gather;
-                assert_eq!(gathers, step.layers[0] == "conv1", "{step:?}");
-            }
-        }
-    }
+    Launch { kernel, grid: [blocks as u32, 1, 1], splits: 1 }
 }

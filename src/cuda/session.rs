@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, DevicePtr as _, DeviceRepr};
 
-use super::args::{DevicePtr, TopKArgs};
-use super::launch::{Addresses, Launcher};
-use super::{Element, Shared, failed, select};
+use super::args::{Addresses, DevicePtr, TopKArgs};
+use super::depth::arrange;
+use super::launch::Launcher;
+use super::{DeviceLayer, Element, Shared, failed, select};
 use crate::backend::{Activation, Input, Prediction, Score, Session};
 use crate::net::Shape;
 use crate::plan::{Plan, Step, StepKind};
@@ -20,6 +21,8 @@ pub struct CudaSession {
     pixels: CudaSlice<u8>,
     /// One a plan buffer, for `plan.batch` images.
     buffers: Vec<CudaSlice<u8>>,
+    /// Partial sums of convolutions whose GEMM_K is split.
+    partial: CudaSlice<f32>,
     /// Room for the best classes, (batch, k) of the largest k so far.
     indices: CudaSlice<i32>,
     scores: CudaSlice<f32>,
@@ -58,11 +61,31 @@ impl CudaSession {
             }));
         }
         let pixels = allocate(&shared, plan.batch * plan.input.len())?;
-        let bytes = shared.element.buffer_bytes(&plan);
+        let rules = shared.rules;
+        let plan = match &shared.depth {
+            Some(depth) => depth.lower(&plan).unwrap_or(plan),
+            None => plan,
+        };
+        let bytes = rules.element().buffer_bytes(&plan);
         let buffers = bytes.into_iter().map(|bytes| allocate(&shared, bytes * plan.batch));
         let buffers = buffers.collect::<Result<_>>()?;
+        let partial = (1..=plan.batch).flat_map(|images| plan.steps.iter().map(move |step| (step, images)));
+        let partial =
+            partial.map(|(step, images)| select::partial_elements(&select::select(step, images, &rules), step, images));
+        let partial = allocate(&shared, partial.max().unwrap_or(0))?;
         let (indices, scores) = (allocate(&shared, plan.batch)?, allocate(&shared, plan.batch)?);
-        Ok(CudaSession { shared, plan, pixels, buffers, indices, scores, images: 0, seed: 0, host: Host::default() })
+        Ok(CudaSession {
+            shared,
+            plan,
+            pixels,
+            buffers,
+            partial,
+            indices,
+            scores,
+            images: 0,
+            seed: 0,
+            host: Host::default(),
+        })
     }
 
     fn address<T>(&self, slice: &CudaSlice<T>) -> DevicePtr {
@@ -79,16 +102,27 @@ impl CudaSession {
         let addresses = Addresses {
             source,
             target: self.address(&self.buffers[step.target]),
-            filter: layer.map_or(0, |layer| self.address(&layer.filter)),
+            filter: layer.map_or(0, |layer| self.address(self.filter(step, layer))),
             bias: layer.map_or(0, |layer| self.address(&layer.bias)),
+            partial: self.address(&self.partial),
         };
         // SAFETY: source and target are different buffers of the session, which holds them until it is dropped; dropping
         // frees them in stream order, as it does the layers. Plan::check made sure that buffers have room for the step's
         // shapes, windows lie within their inputs and the layer's tensors have the step's shapes; the session's batch
         // bounds `images`, of which there is at least one, and its size was checked against MAX_ELEMENTS.
         unsafe {
-            let launch = select::select(step, self.images, self.shared.element);
-            self.shared.launcher.launch_step(&launch, step, self.images, self.seed, addresses)
+            let launch = select::select(step, self.images, &self.shared.rules);
+            self.shared.launcher.launch_step(&launch, step, self.images, &self.shared.rules, self.seed, &addresses)
+        }
+    }
+
+    /// The layer's filter for the layout that `step` reads.
+    fn filter<'a>(&self, step: &Step, layer: &'a DeviceLayer) -> &'a CudaSlice<u8> {
+        let first = &self.plan.steps[0];
+        let rearranged = matches!(first.kind, StepKind::Preprocess { depth: Some(_), .. });
+        match &layer.depth_filter {
+            Some(filter) if rearranged && step.source == Some(first.target) => filter,
+            _ => &layer.filter,
         }
     }
 
@@ -104,7 +138,16 @@ impl CudaSession {
             }
             // A tensor takes the place of the preprocessing's output.
             Input::Tensor(values) => {
-                let bytes = match self.shared.element.encode(values) {
+                let arranged = match first.kind {
+                    StepKind::Preprocess { depth: Some(layout), .. } => Cow::Owned(arrange(first, layout, values)),
+                    _ => Cow::Borrowed(values),
+                };
+                let bytes = match self.shared.rules.element().encode(&arranged) {
+                    // What was arranged ends here.
+                    Cow::Borrowed(bytes) if matches!(arranged, Cow::Owned(_)) => {
+                        self.host.input = bytes.to_vec();
+                        &self.host.input
+                    }
                     Cow::Borrowed(bytes) => bytes,
                     Cow::Owned(bytes) => {
                         self.host.input = bytes; // until the copy has read it
@@ -131,7 +174,7 @@ fn download_output(
     bytes: &mut Vec<u8>,
     values: &mut Vec<f32>,
 ) -> Result<()> {
-    let element = shared.element.of_output(step);
+    let element = shared.rules.element().of_output(step);
     download(&shared.launcher, buffer, images * step.output.len() * element.bytes(), bytes)?;
     element.decode(bytes, values);
     Ok(())
@@ -189,7 +232,7 @@ impl Session for CudaSession {
         let classes = self.plan.classes();
         let k = k.min(classes);
         let logits = self.plan.logits();
-        if self.shared.element.of_output(logits) != Element::F32 {
+        if self.shared.rules.element().of_output(logits) != Element::F32 {
             return Err(Error::Usage(format!("'{}' gives no logits to rank", logits.layers[0])));
         }
         self.host.predictions.clear();
