@@ -217,3 +217,88 @@ fn elementwise(kernel: Kernel, threads: usize) -> Launch {
     let blocks = threads.div_ceil(kernel.threads() as usize).min(MAX_ELEMENTWISE_BLOCKS);
     Launch { kernel, grid: [blocks as u32, 1, 1], splits: 1 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{Network, VARIANTS};
+    use crate::plan::Plan;
+
+    fn rules(precision: Precision, deterministic: bool) -> Rules {
+        Rules { precision, multiprocessors: 132, deterministic }
+    }
+
+    fn each_step(mut check: impl FnMut(&Step, usize, &Rules)) {
+        for variant in &VARIANTS {
+            let network = Network::published(variant, 1000).unwrap();
+            for precision in Precision::ALL {
+                for (images, deterministic) in [1, 2, 3, 8, 33, 256, 1024].map(|n| [(n, false), (n, true)]).concat() {
+                    for step in &Plan::train(&network, images, &[]).unwrap().steps {
+                        check(step, images, &rules(precision, deterministic));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Grids cover every output and stay within what a device takes: 2^31 - 1 blocks in x, 65535 in y and z.
+    #[test]
+    fn grids_cover_every_step() {
+        each_step(|step, images, rules| {
+            let launch = select(step, images, rules);
+            let [x, y, z] = launch.grid.map(|g| g as usize);
+            assert!((1..1 << 31).contains(&x) && (1..=65535).contains(&y) && (1..=65535).contains(&z), "{launch:?}");
+            assert!(launch.kernel.serves(rules.precision), "{launch:?}");
+            let elements = images * step.output.len();
+            let vector = 16 / rules.element().bytes();
+            let threads = launch.kernel.threads() as usize;
+            let name = launch.kernel.name();
+            let covered = match ConvConfig::all(rules.precision).iter().find(|c| c.kernel == launch.kernel) {
+                Some(config) => x * y * (z / launch.splits) * config.block_m * config.block_n,
+                None if name.starts_with("gemv") => x * kernels::GEMV_FILTERS * images,
+                None if x == MAX_ELEMENTWISE_BLOCKS => return, // threads stride over the rest
+                None if name.starts_with("dropout") => x * threads * DROPOUT_ELEMENTS,
+                None if name.starts_with("max_pool_vector") => x * threads * vector,
+                None => x * threads,
+            };
+            assert!(covered >= elements, "{step:?} {launch:?}");
+        });
+    }
+
+    /// With `deterministic`, nothing that changes the order of sums depends on the batch.
+    #[test]
+    fn deterministic_launches_sum_in_one_order() {
+        each_step(|step, images, rules| {
+            let launch = select(step, images, rules);
+            if rules.deterministic {
+                assert_eq!(launch.splits, 1, "{step:?}");
+                assert!(!launch.kernel.name().starts_with("gemv"), "{step:?}");
+            }
+        });
+    }
+
+    /// Few images leave most multiprocessors idle: there GEMM_K is split, and for a full GPU it is not.
+    #[test]
+    fn splits_are_for_small_batches() {
+        let network = Network::published(&VARIANTS[0], 1000).unwrap();
+        let plan = Plan::new(&network, 256, &[]).unwrap();
+        let conv3 = plan.steps.iter().find(|step| step.layers[0] == "conv3").unwrap();
+        let rules = rules(Precision::Float16, false);
+        assert!(select(conv3, 1, &rules).splits > 1);
+        assert_eq!(select(conv3, 256, &rules).splits, 1);
+    }
+
+    /// Published widths are multiples of 8 everywhere but at the input; the gather is for odd checkpoints.
+    #[test]
+    fn gathering_is_for_channels_that_are_no_multiple_of_a_chunk() {
+        let problem = |channels| Problem { gemm_m: 100, gemm_n: 64, gemm_k: 9 * channels, groups: 1, channels };
+        for (precision, chunk) in [(Precision::Tf32, 4), (Precision::Float16, 8), (Precision::Bfloat16, 8)] {
+            for channels in 1..40 {
+                let candidates = problem(channels).candidates(&rules(precision, true));
+                let gathers = candidates.iter().any(|c| c.config.channels == 1);
+                assert_eq!(gathers, channels % chunk != 0, "{channels}");
+                assert_eq!(candidates.len(), if gathers { 1 } else { 3 });
+            }
+        }
+    }
+}
