@@ -40,8 +40,8 @@ codes! {
     NO_BINARY_FOR_GPU = 209, "no kernel image is available for execution on the device";
     INVALID_PTX = 218, "a PTX JIT compilation failed";
     UNSUPPORTED_PTX_VERSION = 222, "the provided PTX was compiled with an unsupported toolchain.";
-    INVALID_HANDLE = 400, "invalid resource handle";
     FILE_NOT_FOUND = 301, "file not found";
+    INVALID_HANDLE = 400, "invalid resource handle";
     NOT_FOUND = 500, "named symbol not found";
     NOT_READY = 600, "device not ready";
     ILLEGAL_ADDRESS = 700, "an illegal memory access was encountered";
