@@ -148,7 +148,7 @@ pub fn variant_parser() -> impl TypedValueParser<Value = &'static Variant> {
     PossibleValuesParser::new(VARIANTS.iter().map(|v| v.name)).try_map(|name| Variant::by_name(&name))
 }
 
-fn precision_parser() -> impl TypedValueParser<Value = Precision> {
+pub fn precision_parser() -> impl TypedValueParser<Value = Precision> {
     PossibleValuesParser::new(Precision::ALL.map(Precision::name)).map(|text| {
         let found = Precision::ALL.into_iter().find(|precision| precision.name() == text);
         found.expect("clap lets only these names through")

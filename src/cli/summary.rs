@@ -22,6 +22,22 @@ pub struct Args {
     /// The table's figures as JSON.
     #[arg(long, conflicts_with = "format")]
     json: bool,
+    /// The kernels that a GPU would run, with problem, grid and reason; needs no GPU.
+    #[cfg(feature = "cuda")]
+    #[arg(long, conflicts_with_all = ["format", "json"])]
+    explain: bool,
+    /// What it would compute in.
+    #[cfg(feature = "cuda")]
+    #[arg(long, requires = "explain", value_name = "TYPE", default_value = "float32", value_parser = super::args::precision_parser())]
+    precision: alexnet::Precision,
+    /// Multiprocessors of the GPU: 132 are an H100's.
+    #[cfg(feature = "cuda")]
+    #[arg(long, requires = "explain", value_name = "N", default_value_t = 132, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    multiprocessors: u32,
+    /// One order of sums for every batch.
+    #[cfg(feature = "cuda")]
+    #[arg(long, requires = "explain")]
+    deterministic: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -32,6 +48,13 @@ enum Format {
 
 pub fn run(args: &Args) -> Result<Outcome> {
     let network = network(&args.model)?;
+    #[cfg(feature = "cuda")]
+    if args.explain {
+        let &Args { precision, deterministic, multiprocessors, .. } = args;
+        let rules = alexnet::cuda::Rules { precision, multiprocessors: multiprocessors as usize, deterministic };
+        print(&alexnet::cuda::explain(&network, args.batch_size as usize, &rules)?)?;
+        return Ok(Outcome::Done);
+    }
     let summary = || network.summary(args.batch_size as usize);
     let text = match args.format {
         _ if args.json => {

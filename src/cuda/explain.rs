@@ -1,0 +1,73 @@
+//! What a plan runs on a device, and why: each step's problem, kernel and grid, from the same pure functions that a session
+//! launches by.
+
+use std::fmt::Write;
+
+use super::depth::Depth;
+use super::kernels::ConvConfig;
+use super::select::{self, Problem, Rules};
+use crate::model::Precision;
+use crate::net::Network;
+use crate::plan::{Plan, Step};
+use crate::{Error, Result};
+
+/// A paragraph a step of `network` for `images` images: problem, launch, and what spoke for it. Cycles are modelled, an
+/// order among candidates.
+///
+/// # Errors
+/// [`Error::Usage`] for a batch of 0.
+pub fn explain(network: &Network, images: usize, rules: &Rules) -> Result<String> {
+    let plan = Plan::new(network, images, &[])?;
+    let depth = Depth::of(network).filter(|_| rules.precision != Precision::Float32);
+    let plan = depth.and_then(|depth| depth.lower(&plan)).unwrap_or(plan);
+    let mut text = format!(
+        "{}, {images} image{}, {}{}, {} multiprocessors; cycles are modelled\n",
+        network.variant.name,
+        if images == 1 { "" } else { "s" },
+        rules.precision.name(),
+        if rules.deterministic { ", deterministic" } else { "" },
+        rules.multiprocessors
+    );
+    for step in &plan.steps {
+        explain_step(&mut text, step, images, rules).map_err(|_| Error::Usage("no memory for the text".into()))?;
+    }
+    Ok(text)
+}
+
+fn explain_step(text: &mut String, step: &Step, images: usize, rules: &Rules) -> std::fmt::Result {
+    let launch = select::select(step, images, rules);
+    writeln!(text, "{}: {} -> {}", step.layers.join(" + "), step.input, step.output)?;
+    let [x, y, z] = launch.grid;
+    let threads = launch.kernel.threads();
+    writeln!(text, "    {}, {x} x {y} x {z} blocks of {threads} threads", launch.kernel.name())?;
+    let Some(problem) = Problem::of(step, images) else { return Ok(()) };
+    let Problem { gemm_m, gemm_n, gemm_k, groups, channels } = problem;
+    writeln!(text, "    GEMM_M {gemm_m}, GEMM_N {gemm_n}, GEMM_K {gemm_k}, groups {groups}")?;
+    let candidates = problem.candidates(rules);
+    if !candidates.iter().any(|c| c.config.kernel == launch.kernel) {
+        return writeln!(text, "    a GEMV, which reads each filter once, for up to eight images");
+    }
+    if launch.splits > 1 {
+        let reduce = select::reduce(step, images, rules);
+        let [x, ..] = reduce.grid;
+        let threads = reduce.kernel.threads();
+        writeln!(
+            text,
+            "    GEMM_K in {} parts, then {}, {x} blocks of {threads} threads",
+            launch.splits,
+            reduce.kernel.name()
+        )?;
+    }
+    let name = |config: &ConvConfig, splits: usize| match splits {
+        1 => config.kernel.name().to_string(),
+        _ => format!("{} in {splits} parts", config.kernel.name()),
+    };
+    let rated = candidates.iter().take(3).map(|c| format!("{} {:.0}", name(&c.config, c.splits), c.cycles));
+    writeln!(text, "    cycles: {}", rated.collect::<Vec<_>>().join(", "))?;
+    for config in ConvConfig::all(rules.precision) {
+        if !channels.is_multiple_of(config.channels) {
+            writeln!(text, "    not {}: {channels} channels are no multiple of {}", name(&config, 1), config.channels)?;
+        }
+    }
+    Ok(())
+}
