@@ -32,6 +32,14 @@ pub enum Error {
     #[error("{0}")]
     Device(String),
 
+    /// A device without the memory for what was asked; less of it may fit.
+    #[error("{0}")]
+    DeviceMemory(String),
+
+    /// A device that failed while it ran. Results given before are good; it gives no more.
+    #[error("{0}")]
+    DeviceLost(String),
+
     /// An output that cannot be written.
     #[error("cannot write {}: {source}", .path.display())]
     Output {
@@ -45,14 +53,15 @@ pub enum Error {
 impl Error {
     /// The process exit code of the command line for this error.
     ///
-    /// 2 usage, 3 some inputs failed, 4 weights rejected, 5 no usable device, 6 output failed.
+    /// 2 usage, 3 some inputs failed, 4 weights rejected, 5 no usable device, 6 output failed, 7 device lost.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) => 2,
             Error::Input(_) => 3,
             Error::Weights { .. } => 4,
-            Error::Device(_) => 5,
+            Error::Device(_) | Error::DeviceMemory(_) => 5,
             Error::Output { .. } => 6,
+            Error::DeviceLost(_) => 7,
         }
     }
 

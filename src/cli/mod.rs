@@ -1,7 +1,7 @@
 //! The command line, a file a command. Data goes to stdout, everything else to stderr.
 //!
 //! Exit codes: 0 done; 2 usage; 3 done, but some inputs failed; 4 weights rejected; 5 no usable device; 6 output failed;
-//! 130 interrupted; 141 the reader of stdout went away.
+//! 7 the device failed while it ran; 130 interrupted; 141 the reader of stdout went away.
 
 mod args;
 mod bench;
@@ -12,6 +12,7 @@ mod pack;
 mod predict;
 mod progress;
 mod rows;
+mod runner;
 mod statistics;
 mod summary;
 

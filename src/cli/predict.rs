@@ -5,12 +5,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use alexnet::input::{Batch, Feed, FeedOptions, Sources};
-use alexnet::{Error, Input, NOT_FINITE, Result, Score};
+use alexnet::{Error, NOT_FINITE, Result, Score};
 use clap::ValueEnum;
 
 use super::args::{DecodeArgs, DeviceArgs, ModelArgs, threads};
 use super::progress::Progress;
 use super::rows::{Columns, Format, RowWriter};
+use super::runner::Runner;
 use super::{Outcome, interrupted};
 
 #[derive(clap::Args)]
@@ -77,26 +78,22 @@ pub fn run(args: &Args) -> Result<Outcome> {
             stop: interrupted,
         },
     )?;
-    let mut session = model.session(batch_size, &[])?;
+    let mut runner = Runner::new(&model, batch_size, k, score)?;
     let mut writer = RowWriter::open(args.results_file.as_deref(), args.results_format, columns)?;
     let mut progress = Progress::new(feed.total());
     let mut batch = Batch::default();
-    let classes = model.network().classes();
     let overflow = Error::Input(NOT_FINITE.into());
     while feed.next_batch(batch_size, &mut batch) {
-        session.run(Input::Pixels(&batch.pixels))?;
-        let finite = |logits: &[f32]| logits.iter().all(|logit| logit.is_finite());
-        let finite: Vec<bool> = session.logits()?.chunks_exact(classes).map(finite).collect();
-        let predictions = session.top_k(k, score)?;
-        let failed = batch.rows.len() - finite.iter().filter(|finite| **finite).count();
+        let scored = runner.run(&batch.pixels)?;
+        let failed = batch.rows.len() - scored.iter().filter(|image| image.finite).count();
         progress.advance(batch.rows.len() - failed, failed, || {
-            let mut images = predictions.chunks_exact(k).zip(&finite);
+            let mut images = scored.iter();
             for row in &batch.rows {
                 let outcome = match &row.error {
                     Some(error) => Err(error),
                     None => match images.next().expect("a result for every row without an error") {
-                        (predictions, true) => Ok(predictions),
-                        (_, false) => Err(&overflow),
+                        image if image.finite => Ok(&image.predictions[..]),
+                        _ => Err(&overflow),
                     },
                 };
                 writer.write(&model, &row.filename, outcome)?;

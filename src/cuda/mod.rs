@@ -122,9 +122,21 @@ fn failed(doing: &str, error: DriverError) -> Error {
         Ok(text) => text.to_string_lossy().into_owned(),
         Err(_) => "the driver does not know this error".into(),
     };
-    let fix = match error.0 {
-        cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => "; lower --batch-size, or free memory on the device",
-        _ => "",
-    };
-    Error::Device(format!("CUDA error {code} while {doing}: {reason}{fix}"))
+    let what = format!("CUDA error {code} while {doing}: {reason}");
+    match error.0 {
+        cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+            Error::DeviceMemory(what + "; lower --batch-size, or free memory on the device")
+        }
+        _ => Error::Device(what),
+    }
+}
+
+/// What went wrong in a run that had begun: the device is not asked again.
+fn lost(error: Error) -> Error {
+    match error {
+        Error::Device(what) => {
+            Error::DeviceLost(format!("{what}; what was finished before is good, run the rest again"))
+        }
+        other => other,
+    }
 }

@@ -8,7 +8,7 @@ use cudarc::driver::{CudaSlice, DevicePtr as _, DeviceRepr};
 use super::args::{Addresses, DevicePtr, TopKArgs};
 use super::depth::arrange;
 use super::launch::Launcher;
-use super::{DeviceLayer, Element, Shared, failed, select};
+use super::{DeviceLayer, Element, Shared, failed, lost, select};
 use crate::backend::{Activation, Input, Prediction, Score, Session};
 use crate::net::Shape;
 use crate::plan::{Plan, Step, StepKind};
@@ -192,7 +192,7 @@ fn download<T: DeviceRepr + Default + Clone>(
     let copied = stream.memcpy_dtoh(&slice.slice(..len), host).and_then(|()| stream.synchronize());
     copied.map_err(|e| {
         launcher.settle(); // `host` must not be written to once its owner has it back
-        failed("running the network", e)
+        lost(failed("running the network", e))
     })
 }
 
@@ -218,7 +218,7 @@ impl Session for CudaSession {
             launcher.settle(); // the input is the caller's again
             self.images = 0;
         }
-        done
+        done.map_err(lost)
     }
 
     fn logits(&mut self) -> Result<&[f32]> {
@@ -254,7 +254,7 @@ impl Session for CudaSession {
         };
         // SAFETY: top_k() selects the kernel that takes these args; logits are (images, classes) in a buffer of the plan,
         // the two outputs have room for (batch, k) and are buffers of their own, all held by the session.
-        unsafe { self.shared.launcher.launch(&select::top_k(self.images), args)? };
+        unsafe { self.shared.launcher.launch(&select::top_k(self.images), args).map_err(lost)? };
         let Host { indices, scores, predictions, .. } = &mut self.host;
         download(&self.shared.launcher, &self.indices, self.images * k, indices)?;
         download(&self.shared.launcher, &self.scores, self.images * k, scores)?;

@@ -56,3 +56,22 @@ fn cuda_takes_any_batch_size() {
     assert_eq!(eight.len(), 8);
     assert_eq!(labels("3"), eight, "a kernel's sums do not depend on the batch");
 }
+
+/// A batch without room on the device is halved until it fits, with a word about it; every picture has its row, once.
+#[test]
+fn a_batch_that_does_not_fit_is_halved() {
+    let Some(driver) = crate::device::preload() else { return };
+    let predict = |memory: &str| {
+        let mut command = super::command(["predict", "samples/shapes", "-b", "32", "--device", "cuda"]);
+        command.env_remove("CUDA_VISIBLE_DEVICES").env("LD_PRELOAD", &driver).env("CUEMU_MEMORY", memory);
+        super::finish(command, b"")
+    };
+    let all = predict("8000000000").expect(0);
+    let run = predict("12000000");
+    assert!(run.stderr.contains("no memory for that batch, going on with 16"), "{}", run.stderr);
+    let columns = |csv: &str| -> Vec<(String, String)> {
+        csv_rows(csv).into_iter().map(|row| (row["filename"].clone(), row["label"].clone())).collect()
+    };
+    assert_eq!(columns(&run.expect(0)), columns(&all));
+    predict("3000000").refuse(5, &["memory", "--batch-size"]);
+}
