@@ -22,6 +22,13 @@ fn refusals_name_the_line() {
             "mma.sync.aligned.m16n8k8.row.col.f16.f16.f16.f16 {%d1, %r2}, {%r1, %r1}, {%r1}, {%r1, %r2};",
             "register of W64",
         ),
+        ("mma.sync.aligned.m16n8k16.row.col.f32.tf32.tf32.f32 {%r1}, {%r1}, {%r1}, {%r1};", "mma.sync"),
+        (
+            "mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 {%r1, %r1, %r1, %r1}, {%r1}, {%r1}, {0, 0, 0, 0};",
+            "mma.sync",
+        ),
+        ("cvt.rn.tf32.f32 %r1, %r2;", "cvt.rn.tf32.f32"),
+        ("add.bf16 %h1, %h1, %h2;", "add.bf16"),
         ("mma.sync.aligned.m8n8k4.row.col.f32.f16.f16.f32 {%r1}, {%r1}, {%r1}, {%r1};", "mma.sync"),
         ("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%r1}, [%r2];", "ldmatrix"),
         ("ldmatrix.sync.aligned.m8n8.x1.b16 {%r1}, [%d1];", "ldmatrix"),
@@ -145,7 +152,7 @@ fn census() {
     let folders = [root.join("tests/ptx"), root.join("../../kernels/prebuilt")];
     let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
     let modules: Vec<_> = files.filter(|path| path.extension().is_some_and(|e| e == "ptx")).collect();
-    assert_eq!(modules.len(), 15, "{modules:?}");
+    assert_eq!(modules.len(), 17, "{modules:?}");
     let mut found: BTreeSet<String> = BTreeSet::new();
     for path in modules {
         let text = &std::fs::read_to_string(&path).unwrap();

@@ -34,6 +34,7 @@ macro_rules! floats {
                 let ($a, $b) = (flush($a), flush($b));
                 $body
             }
+            concat!("set.", $name, ".f32.f32") => |$a: f32, $b: f32| -> f32 { if $body { 1.0 } else { 0.0 } }
             concat!("setp.", $name, ".f16") => |$a: Half, $b: Half| -> bool {
                 let (Half($a), Half($b)) = ($a, $b);
                 $body

@@ -3,6 +3,9 @@
 use super::float::flush;
 use super::{Alu, alu};
 
+/// The bits of a register that a tf32 has: sign, exponent, 10 bits of the fraction.
+pub const TF32_BITS: u32 = !0x1FFF;
+
 macro_rules! integers {
     ($($from:ident $from_name:literal: $($to:ident $to_name:literal),+;)+) => {
         alu! {$($(
@@ -71,6 +74,11 @@ pub const FORMS: &[&[Alu]] = &[
         "cvt.rpi.ftz.f32.f32" => |a: f32| -> f32 { flush(a).ceil() }
         // Saturation to [0, 1] turns NaN into +0, and -0 too.
         "cvt.sat.f32.f32" => |a: f32| -> f32 { if a > 0.0 { a.min(1.0) } else { 0.0 } }
+        // To nearest, ties away from zero; a carry goes on into the exponent. NaN is only cut off, as on devices of compute
+        // capability 8.0 to 9.0: one whose set bits are all among the last 13 becomes infinity.
+        "cvt.rna.tf32.f32" => |a: u32| -> u32 {
+            (if a & 0x7FFF_FFFF < 0x7F80_0000 { a + (1 << 12) } else { a }) & TF32_BITS
+        }
         "cvt.ftz.f32.f32" => |a: f32| -> f32 { flush(a) }
         "cvt.ftz.sat.f32.f32" => |a: f32| -> f32 { if a > 0.0 { flush(a).min(1.0) } else { 0.0 } }
     },

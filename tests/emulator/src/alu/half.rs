@@ -3,6 +3,7 @@
 
 use super::float::{Round, maximum, minimum};
 use super::lane::{LANES, Lane, Registers};
+use super::packed::{CANONICAL_NAN, Packed, lanes, packed, positive};
 use super::{Alu, alu};
 use crate::ptx::Width;
 
@@ -14,60 +15,9 @@ pub struct Half(pub f32);
 #[derive(Clone, Copy)]
 pub struct Pair(pub [f32; 2]);
 
-impl Lane for Half {
-    const WIDTH: Width = Width::W16;
-    const ZERO: Half = Half(0.0);
-    type Row = [u32; LANES];
-
-    #[inline(always)]
-    fn row(registers: &Registers, slot: u16) -> &Self::Row {
-        u32::row(registers, slot)
-    }
-
-    #[inline(always)]
-    fn get(row: &Self::Row, lane: usize) -> Half {
-        Half(widen(row[lane]))
-    }
-
-    #[inline(always)]
-    fn put(registers: &mut Registers, slot: u16, values: [Half; LANES], mask: u32) {
-        let mut bits = [0; LANES];
-        for lane in 0..LANES {
-            bits[lane] = narrow(values[lane].0);
-        }
-        u32::put(registers, slot, bits, mask);
-    }
-}
-
-impl Lane for Pair {
-    const WIDTH: Width = Width::W32;
-    const ZERO: Pair = Pair([0.0; 2]);
-    type Row = [u32; LANES];
-
-    #[inline(always)]
-    fn row(registers: &Registers, slot: u16) -> &Self::Row {
-        u32::row(registers, slot)
-    }
-
-    #[inline(always)]
-    fn get(row: &Self::Row, lane: usize) -> Pair {
-        Pair([widen(row[lane] & 0xFFFF), widen(row[lane] >> 16)])
-    }
-
-    #[inline(always)]
-    fn put(registers: &mut Registers, slot: u16, values: [Pair; LANES], mask: u32) {
-        let mut bits = [0; LANES];
-        for lane in 0..LANES {
-            let Pair([low, high]) = values[lane];
-            bits[lane] = narrow(low) | narrow(high) << 16;
-        }
-        u32::put(registers, slot, bits, mask);
-    }
-}
+lanes!(Half, Pair, widen, narrow);
 
 const INFINITY: u32 = 0x7C00;
-/// The one NaN of arithmetic results.
-const CANONICAL_NAN: u32 = 0x7FFF;
 
 /// The value of an f16's bits. Like [`narrow`] free of branches, so that loops over lanes become vector instructions.
 #[inline(always)]
@@ -142,32 +92,6 @@ fn saturated(a: f32) -> f32 {
     if a > 0.0 { a.min(1.0) } else { 0.0 }
 }
 
-/// Negative values become +0, NaN stays.
-#[inline(always)]
-fn positive(a: f32) -> f32 {
-    if a <= 0.0 { 0.0 } else { a }
-}
-
-/// The `.f16` and `.f16x2` version of each form.
-macro_rules! halves {
-    ($($head:literal |$($arg:ident),+| $body:block)+) => {
-        alu! {$(
-            concat!($head, ".f16") => |$($arg: Half),+| -> Half {
-                $(let Half($arg) = $arg;)+
-                Half($body)
-            }
-            concat!($head, ".f16x2") => |$($arg: Pair),+| -> Pair {
-                let mut pair = [0.0; 2];
-                for (i, half) in pair.iter_mut().enumerate() {
-                    $(let $arg = $arg.0[i];)+
-                    *half = $body;
-                }
-                Pair(pair)
-            }
-        )+}
-    };
-}
-
 macro_rules! from_integer {
     ($($ty:ident $name:literal)+) => {
         [$(&alu! {
@@ -202,7 +126,8 @@ const TO_INTEGER: [&[Alu]; 6] = to_integer! {
 };
 
 pub const FORMS: &[&[Alu]] = &[
-    &halves! {
+    &packed! {
+        Half "f16", Pair "f16x2":
         "add" |a, b| { a + b }
         "add.rn" |a, b| { a + b }
         "add.sat" |a, b| { saturated(a + b) }

@@ -1,17 +1,22 @@
 //! The lane-wise instructions: a table of forms, each with the scalar function it applies to every lane.
 
+mod bfloat;
 mod compare;
 mod convert;
 mod float;
 mod half;
 mod integer;
 mod lane;
+mod packed;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+pub use bfloat::BfloatPair;
+pub use convert::TF32_BITS;
 pub use half::Pair;
 pub use lane::{LANES, Lane, Registers};
+pub use packed::Packed;
 
 use crate::ptx::Width;
 
@@ -84,7 +89,7 @@ pub fn lookup(form: &str) -> Option<&'static Alu> {
 
 /// Every entry.
 pub fn all() -> impl Iterator<Item = &'static Alu> {
-    [integer::FORMS, integer::BITS, float::FORMS, half::FORMS, compare::FORMS, convert::FORMS]
+    [integer::FORMS, integer::BITS, float::FORMS, half::FORMS, bfloat::FORMS, compare::FORMS, convert::FORMS]
         .into_iter()
         .flatten()
         .copied()

@@ -166,10 +166,22 @@ pub struct Vote {
     pub members: u16,
 }
 
+/// The elements of an `mma`'s factors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// f16, in pairs.
+    Half,
+    /// bf16, in pairs.
+    Bfloat,
+    /// tf32, one in a register.
+    Tensor,
+}
+
 /// `mma.sync` of a 16 by `depth`, a `depth` by 8 and a 16 by 8 matrix: d = a b + c.
 #[derive(Clone, Copy)]
 pub struct Mma {
-    /// 8 or 16.
+    pub element: Element,
+    /// 8 or 16, of tf32 4 or 8.
     pub depth: u8,
     /// Whether `c` and `d` hold f32 in four registers, or f16 in two.
     pub single: bool,

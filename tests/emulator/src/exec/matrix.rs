@@ -2,13 +2,13 @@
 //!
 //! A register of 16-bit elements holds an 8 by 8 block, row by row: lane l has the elements 2l and 2l + 1, so lanes 4r to
 //! 4r + 3 have row r. Two registers of f32 hold such a block as well, element 2l in the first and 2l + 1 in the second.
-//! So even and odd columns stay apart in what follows.
+//! So even and odd columns stay apart in what follows. A register of tf32 holds an 8 by 4 block, lane l has element l.
 
 use super::block::State;
 use super::warp::Warp;
 use super::{Context, Raised, list};
-use crate::alu::{LANES, Lane, Pair, Registers, wide_cpu};
-use crate::decode::{Access, LoadMatrix, Mma, Space};
+use crate::alu::{BfloatPair, LANES, Lane, Packed, Pair, Registers, TF32_BITS, wide_cpu};
+use crate::decode::{Access, Element, LoadMatrix, Mma, Space};
 use crate::fault::FaultKind;
 
 impl Warp {
@@ -90,19 +90,26 @@ fn multiply_wide(registers: &mut Registers, mma: &Mma) {
 /// unless every partial sum is exact.
 #[inline(always)]
 fn multiply_plain(registers: &mut Registers, mma: &Mma) {
-    match mma.depth {
-        8 => multiply_depth::<8>(registers, mma),
-        _ => multiply_depth::<16>(registers, mma),
+    match (mma.element, mma.depth) {
+        (Element::Half, 8) => multiply_pairs::<Pair, 8>(registers, mma),
+        (Element::Half, _) => multiply_pairs::<Pair, 16>(registers, mma),
+        (Element::Bfloat, 8) => multiply_pairs::<BfloatPair, 8>(registers, mma),
+        (Element::Bfloat, _) => multiply_pairs::<BfloatPair, 16>(registers, mma),
+        (Element::Tensor, 4) => multiply_words::<4>(registers, mma),
+        (Element::Tensor, _) => multiply_words::<8>(registers, mma),
     }
 }
 
+/// Factors of 16-bit elements.
 #[inline(always)]
-fn multiply_depth<const DEPTH: usize>(registers: &mut Registers, mma: &Mma) {
+fn multiply_pairs<P: Packed, const DEPTH: usize>(registers: &mut Registers, mma: &Mma) {
     let narrow = &registers.narrow;
-    // Blocks of a: upper and lower half of the first eight columns, then of the others.
-    let mut a: [Block; 4] = [[[0.0; LANES]; 2]; 4];
-    for (a, slot) in a.iter_mut().zip(&mma.a[..DEPTH / 4]) {
-        *a = halves(&narrow[*slot as usize]);
+    // The upper and lower half of the first eight columns, then of the others.
+    let mut a = [[[0.0; LANES]; 4]; 2];
+    for (i, slot) in mma.a[..DEPTH / 4].iter().enumerate() {
+        let [even, odd] = halves::<P>(&narrow[*slot as usize]);
+        a[i % 2][i / 2 * 2] = even;
+        a[i % 2][i / 2 * 2 + 1] = odd;
     }
     // Blocks of b are stored column by column. Transposed, eight words are a row's pairs.
     let mut b = [[0.0; 8]; DEPTH];
@@ -113,24 +120,58 @@ fn multiply_depth<const DEPTH: usize>(registers: &mut Registers, mma: &Mma) {
             let (pair, column) = (i / 8, COLUMNS[i % 8]);
             *word = words[4 * column + pair];
         }
-        for (parity, values) in halves(&transposed).iter().enumerate() {
+        for (parity, values) in halves::<P>(&transposed).iter().enumerate() {
             for (pair, row) in values.as_chunks::<8>().0.iter().enumerate() {
                 b[2 * pair + parity] = *row;
             }
         }
     }
+    accumulate::<DEPTH, true>(registers, mma, &a, &b);
+}
+
+/// Factors of tf32. The last 13 bits of their registers are ignored, not rounded: that is for `cvt` to do.
+#[inline(always)]
+fn multiply_words<const DEPTH: usize>(registers: &mut Registers, mma: &Mma) {
+    let narrow = &registers.narrow;
+    let mut a = [[[0.0; LANES]; 4]; 2];
+    for (i, slot) in mma.a[..DEPTH / 2].iter().enumerate() {
+        for (value, word) in a[i % 2][i / 2].iter_mut().zip(&narrow[*slot as usize]) {
+            *value = f32::from_bits(word & TF32_BITS);
+        }
+    }
+    let mut b = [[0.0; 8]; DEPTH];
+    for (k, row) in b.iter_mut().enumerate() {
+        let words = &narrow[mma.b[k / 4] as usize];
+        for (value, column) in row.iter_mut().zip(COLUMNS) {
+            *value = f32::from_bits(words[4 * column + k % 4] & TF32_BITS);
+        }
+    }
+    accumulate::<DEPTH, false>(registers, mma, &a, &b);
+}
+
+/// Adds a b to c. An array of `a` has four columns of eight rows, the first index is for the upper and lower rows; with
+/// `PAIRS` the columns are every second one of eight. The columns of b are in the order of [`COLUMNS`].
+#[inline(always)]
+fn accumulate<const DEPTH: usize, const PAIRS: bool>(
+    registers: &mut Registers,
+    mma: &Mma,
+    a: &[[[f32; LANES]; 4]; 2],
+    b: &[[f32; 8]; DEPTH],
+) {
+    let narrow = &registers.narrow;
     // The upper and the lower half.
     let mut results: [Block; 2] = [[[0.0; LANES]; 2]; 2];
     for (half, result) in results.iter_mut().enumerate() {
         let c = if mma.single {
             [singles(&narrow[mma.c[2 * half] as usize]), singles(&narrow[mma.c[2 * half + 1] as usize])]
         } else {
-            halves(&narrow[mma.c[half] as usize])
+            halves::<Pair>(&narrow[mma.c[half] as usize])
         };
         let mut d = joined(&c);
         for (row, d) in d.iter_mut().enumerate() {
             for (k, b) in b.iter().enumerate() {
-                let a = a[half + k / 8 * 2][k % 2][4 * row + k % 8 / 2];
+                let (array, column) = if PAIRS { (k / 8 * 2 + k % 2, k % 8 / 2) } else { (k / 4, k % 4) };
+                let a = a[half][array][4 * row + column];
                 for (d, b) in d.iter_mut().zip(b) {
                     *d = a.mul_add(*b, *d);
                 }
@@ -178,13 +219,13 @@ fn parted(rows: &[[f32; 8]; 8]) -> Block {
     block
 }
 
-/// The block in a register of f16.
+/// The block in a register of 16-bit elements.
 #[inline(always)]
-fn halves(row: &[u32; LANES]) -> Block {
+fn halves<P: Packed>(row: &[u32; LANES]) -> Block {
     let mut block = [[0.0; LANES]; 2];
     let [even, odd] = &mut block;
     for (lane, (even, odd)) in even.iter_mut().zip(odd).enumerate() {
-        Pair([*even, *odd]) = Pair::get(row, lane);
+        [*even, *odd] = P::get(row, lane).values();
     }
     block
 }
@@ -214,11 +255,20 @@ mod tests {
         }
         let seed = 77;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        for round in 0..400 {
-            let (depth, single) = (if round % 2 == 0 { 8 } else { 16 }, round % 4 < 2);
-            let mma = Mma { depth, single, d: [4, 5, 6, 7], a: [0, 1, 2, 3], b: [4, 5], c: [6, 7, 8, 9] };
+        for round in 0..800 {
+            let (element, depth, single) = [
+                (Element::Half, 8, true),
+                (Element::Half, 16, true),
+                (Element::Half, 8, false),
+                (Element::Half, 16, false),
+                (Element::Bfloat, 8, true),
+                (Element::Bfloat, 16, true),
+                (Element::Tensor, 4, true),
+                (Element::Tensor, 8, true),
+            ][round % 8];
+            let mma = Mma { element, depth, single, d: [4, 5, 6, 7], a: [0, 1, 2, 3], b: [4, 5], c: [6, 7, 8, 9] };
             // Any bits, or only finite values of moderate size.
-            let keep = if round % 8 < 4 { u32::MAX } else { 0xBFFF_BFFF };
+            let keep = if round % 16 < 8 { u32::MAX } else { 0xBFFF_BFFF };
             let rows = (0..10).map(|_| std::array::from_fn(|_| rng.random::<u32>() & keep)).collect();
             let fresh =
                 |narrow: &Vec<_>| Registers { narrow: narrow.clone(), wide: Vec::new(), predicates: Vec::new() };

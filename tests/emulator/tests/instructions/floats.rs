@@ -1,4 +1,4 @@
-//! f32 and f16 in exact integer arithmetic: a number is a sign and `m * 2^e`.
+//! f32, f16, bf16 and tf32 in exact integer arithmetic: a number is a sign and `m * 2^e`.
 
 use super::model::{Expected, to_integer};
 
@@ -11,10 +11,15 @@ pub struct Format {
 
 pub const SINGLE: Format = Format { fraction: 23, exponent: 8 };
 pub const HALF: Format = Format { fraction: 10, exponent: 5 };
+pub const BFLOAT: Format = Format { fraction: 7, exponent: 8 };
+/// The upper 19 bits of a register.
+pub const TENSOR: Format = Format { fraction: 10, exponent: 8 };
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Round {
     Nearest,
+    /// To nearest, ties away from zero.
+    Away,
     Zero,
     Down,
     Up,
@@ -79,7 +84,7 @@ impl Format {
         let bits = kept as i64 + (i64::from(last - self.least()) << self.fraction);
         if bits >= i64::from(self.infinity()) {
             let away = match round {
-                Round::Nearest => true,
+                Round::Nearest | Round::Away => true,
                 Round::Zero => false,
                 Round::Down => negative,
                 Round::Up => !negative,
@@ -306,6 +311,7 @@ pub fn expected(parts: &[&str], ty: &str, args: &[u64]) -> Option<Expected> {
 fn named(ty: &str) -> Option<Format> {
     match ty {
         "f16" => Some(HALF),
+        "bf16" => Some(BFLOAT),
         "f32" => Some(SINGLE),
         _ => None,
     }
@@ -338,6 +344,14 @@ pub fn convert(parts: &[&str], arg: u64) -> Option<Expected> {
         return Some(Expected::Bits(named(to)?.bits(number, round).into()));
     };
     let a = if parts.contains(&"ftz") { flushed(arg as u32) } else { arg as u32 };
+    if *to == "tf32" {
+        let result = match source.number(a) {
+            // What nvcc makes of it for compute capability 8.0 cuts NaN off.
+            Nan => a >> 13,
+            number => TENSOR.bits(number, Round::Away),
+        };
+        return Some(Expected::Bits(u64::from(result) << 13));
+    }
     if let Some(target) = named(to) {
         let integral = parts[1].ends_with('i');
         let result = match source.number(a) {
@@ -350,7 +364,10 @@ pub fn convert(parts: &[&str], arg: u64) -> Option<Expected> {
             Finite(s, m, e) if integral && e < 0 => {
                 target.bits(Finite(s, to_integer(s, m, e, round).unsigned_abs(), 0), Round::Nearest)
             }
-            number => target.bits(number, round),
+            number => match target.bits(number, round) {
+                bits if parts.contains(&"relu") && bits & target.sign() != 0 => 0,
+                bits => bits,
+            },
         };
         return Some(Expected::Bits(result.into()));
     }

@@ -19,7 +19,8 @@ fn bits(ty: &str) -> u32 {
         "pred" => 1,
         // A byte is the low part of a 16-bit register.
         "u8" | "s8" => 16,
-        "f16x2" => 32,
+        "f16x2" | "bf16x2" | "tf32" => 32,
+        "bf16" => 16,
         _ => ty[1..].parse().unwrap(),
     }
 }
@@ -32,7 +33,7 @@ fn signature(form: &str) -> (u32, Vec<u32>) {
         ("setp", _) => (1, vec![width; 2]),
         ("selp", _) => (width, vec![width, width, 1]),
         ("set", _) => (bits(parts[2]), vec![width; 2]),
-        ("cvt", _) if parts.contains(&"f16x2") => (32, vec![width; 2]),
+        ("cvt", _) if parts.iter().any(|part| part.ends_with("f16x2")) => (32, vec![width; 2]),
         ("cvt", _) => (bits(parts[parts.len() - 2]), vec![width]),
         ("mul", "wide") => (2 * width, vec![width; 2]),
         ("mad", "wide") => (2 * width, vec![width, width, 2 * width]),

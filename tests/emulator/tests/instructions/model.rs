@@ -29,10 +29,11 @@ fn bit(raw: u64, i: u32) -> u64 {
 pub fn expected(form: &str, args: &[u64]) -> Option<Expected> {
     let parts: Vec<&str> = form.split('.').collect();
     let ty = *parts.last()?;
-    let float = parts.iter().any(|part| matches!(*part, "f32" | "f16" | "f16x2"));
+    let float = parts.iter().any(|part| matches!(*part, "f32" | "f16" | "f16x2" | "bf16" | "bf16x2"));
     match parts[0] {
         "mov" | "selp" => {}
-        _ if parts.contains(&"f16x2") => return halves::expected(&parts, args),
+        _ if parts.contains(&"f16x2") => return halves::expected(&parts, "f16", args),
+        _ if parts.contains(&"bf16x2") => return halves::expected(&parts, "bf16", args),
         "cvt" if float => return floats::convert(&parts, args[0]),
         _ if float => return floats::expected(&parts, ty, args),
         _ => {}
@@ -163,6 +164,7 @@ pub fn to_integer(negative: bool, m: u128, e: i32, round: Round) -> i128 {
         let (whole, rest, half) = ((m >> shift) as i128, m & ((1 << shift) - 1), 1u128 << (shift - 1));
         let up = match round {
             Round::Nearest => rest > half || rest == half && whole % 2 == 1,
+            Round::Away => rest >= half,
             Round::Zero => false,
             Round::Down => negative && rest > 0,
             Round::Up => !negative && rest > 0,
