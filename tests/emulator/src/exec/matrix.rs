@@ -104,12 +104,10 @@ fn multiply_plain(registers: &mut Registers, mma: &Mma) {
 #[inline(always)]
 fn multiply_pairs<P: Packed, const DEPTH: usize>(registers: &mut Registers, mma: &Mma) {
     let narrow = &registers.narrow;
-    // The upper and lower half of the first eight columns, then of the others.
-    let mut a = [[[0.0; LANES]; 4]; 2];
-    for (i, slot) in mma.a[..DEPTH / 4].iter().enumerate() {
-        let [even, odd] = halves::<P>(&narrow[*slot as usize]);
-        a[i % 2][i / 2 * 2] = even;
-        a[i % 2][i / 2 * 2 + 1] = odd;
+    // Blocks of a: upper and lower half of the first eight columns, then of the others.
+    let mut a: [Block; 4] = [[[0.0; LANES]; 2]; 4];
+    for (a, slot) in a.iter_mut().zip(&mma.a[..DEPTH / 4]) {
+        *a = halves::<P>(&narrow[*slot as usize]);
     }
     // Blocks of b are stored column by column. Transposed, eight words are a row's pairs.
     let mut b = [[0.0; 8]; DEPTH];
@@ -126,16 +124,17 @@ fn multiply_pairs<P: Packed, const DEPTH: usize>(registers: &mut Registers, mma:
             }
         }
     }
-    accumulate::<DEPTH, true>(registers, mma, &a, &b);
+    accumulate::<DEPTH, true>(registers, mma, a.as_flattened(), &b);
 }
 
 /// Factors of tf32. The last 13 bits of their registers are ignored, not rounded: that is for `cvt` to do.
 #[inline(always)]
 fn multiply_words<const DEPTH: usize>(registers: &mut Registers, mma: &Mma) {
     let narrow = &registers.narrow;
-    let mut a = [[[0.0; LANES]; 4]; 2];
-    for (i, slot) in mma.a[..DEPTH / 2].iter().enumerate() {
-        for (value, word) in a[i % 2][i / 2].iter_mut().zip(&narrow[*slot as usize]) {
+    // Upper and lower half of the first four columns, then of the others.
+    let mut a = [[0.0; LANES]; 4];
+    for (a, slot) in a.iter_mut().zip(&mma.a[..DEPTH / 2]) {
+        for (value, word) in a.iter_mut().zip(&narrow[*slot as usize]) {
             *value = f32::from_bits(word & TF32_BITS);
         }
     }
@@ -149,13 +148,13 @@ fn multiply_words<const DEPTH: usize>(registers: &mut Registers, mma: &Mma) {
     accumulate::<DEPTH, false>(registers, mma, &a, &b);
 }
 
-/// Adds a b to c. An array of `a` has four columns of eight rows, the first index is for the upper and lower rows; with
-/// `PAIRS` the columns are every second one of eight. The columns of b are in the order of [`COLUMNS`].
+/// Adds a b to c. An array of `a` has four columns of eight rows; with `PAIRS` two in turn have the even and odd columns of
+/// eight. The columns of b are in the order of [`COLUMNS`].
 #[inline(always)]
 fn accumulate<const DEPTH: usize, const PAIRS: bool>(
     registers: &mut Registers,
     mma: &Mma,
-    a: &[[[f32; LANES]; 4]; 2],
+    a: &[[f32; LANES]],
     b: &[[f32; 8]; DEPTH],
 ) {
     let narrow = &registers.narrow;
@@ -170,8 +169,9 @@ fn accumulate<const DEPTH: usize, const PAIRS: bool>(
         let mut d = joined(&c);
         for (row, d) in d.iter_mut().enumerate() {
             for (k, b) in b.iter().enumerate() {
-                let (array, column) = if PAIRS { (k / 8 * 2 + k % 2, k % 8 / 2) } else { (k / 4, k % 4) };
-                let a = a[half][array][4 * row + column];
+                let (array, column) =
+                    if PAIRS { (2 * (half + k / 8 * 2) + k % 2, k % 8 / 2) } else { (half + k / 4 * 2, k % 4) };
+                let a = a[array][4 * row + column];
                 for (d, b) in d.iter_mut().zip(b) {
                     *d = a.mul_add(*b, *d);
                 }
