@@ -287,17 +287,37 @@ fn against_f64() {
     }
 }
 
-/// The order of k: the small values after the large ones are lost, and in no other order.
+/// The order of k: the small values after the large one are lost, and in no other order.
 #[test]
 fn sums_in_order() {
     let context = context();
     let setup = Setup::new(&context, Case { sizes: (1, 1, 4), ..PLAIN }, 0);
-    let values = [2f32.powi(24), 1.0, 1.0, -(2f32.powi(24))].map(f32::to_le_bytes).concat();
+    let values = encode(&[2f32.powi(24), 1.0, 1.0, -(2f32.powi(24))], DataType::CUDA_R_32F);
     unsafe { driver::memcpy_htod_sync(setup.matrices[0].address, &values).unwrap() };
-    unsafe {
-        driver::memcpy_htod_sync(setup.matrices[1].address, &[1.0f32; 4].map(f32::to_le_bytes).concat()).unwrap()
-    };
+    unsafe { driver::memcpy_htod_sync(setup.matrices[1].address, &[1.0f32; 4]).unwrap() };
     assert_eq!(setup.run().unwrap(), [0.0]);
+}
+
+/// tf32 keeps 10 bits of the mantissa; a tie goes away from zero.
+#[test]
+fn tf32_rounds() {
+    let context = context();
+    let (sizes, fast) = ((1, 1, 1), Compute::CUBLAS_COMPUTE_32F_FAST_TF32);
+    let tie = -(1.0 + 2f32.powi(-11));
+    for (compute, value, expected) in [
+        (Compute::CUBLAS_COMPUTE_32F, tie, tie),
+        (fast, tie, -(1.0 + 2f32.powi(-10))),
+        (fast, 1.0 + 2f32.powi(-12), 1.0),
+        (fast, f32::INFINITY, f32::INFINITY),
+    ] {
+        let setup = Setup::new(&context, Case { sizes, compute, ..PLAIN }, 0);
+        unsafe { driver::memcpy_htod_sync(setup.matrices[0].address, &[1.0f32]).unwrap() };
+        unsafe { driver::memcpy_htod_sync(setup.matrices[1].address, &[value]).unwrap() };
+        assert_eq!(setup.run().unwrap(), [expected], "{compute:?} {value}");
+    }
+    let setup = Setup::new(&context, Case { sizes, relu: true, ..PLAIN }, 0);
+    unsafe { driver::memcpy_htod_sync(setup.matrices[0].address, &[f32::NAN]).unwrap() };
+    assert!(setup.run().unwrap()[0].is_nan(), "a NaN survives the epilogue");
 }
 
 #[test]
