@@ -352,7 +352,7 @@ fn workspaces_and_alignment() {
     setup.run_with(&lower, [at[0], at[1], 0, at[3]], (workspace, 256)).unwrap();
     setup.stream.synchronize().unwrap();
     setup.check(&setup.matrices[3].download(), 1);
-    // All that was given is overwritten, more than was needed too.
+    // What is in the workspace doesn't survive, also where it is larger than needed.
     setup.run_with(&found, at, (workspace, 512)).unwrap();
     let mut left = [0u8; 512];
     unsafe { driver::memset_d8_sync(workspace, 7, 512).unwrap() };
@@ -362,7 +362,13 @@ fn workspaces_and_alignment() {
     setup.stream.synchronize().unwrap();
     unsafe { driver::memcpy_dtoh_sync(&mut left, workspace).unwrap() };
     assert!(left.iter().all(|byte| *byte != 7), "{left:?}");
-    // D in the workspace doesn't survive.
+    // Neither does A in the workspace, nor D.
+    let a = encode(&setup.matrices[0].values, DataType::CUDA_R_32F);
+    unsafe { driver::memcpy_htod_sync(workspace, &a).unwrap() };
+    setup.run_with(&found, [workspace, at[1], 0, at[3]], (workspace, 512)).unwrap();
+    setup.stream.synchronize().unwrap();
+    let spoilt = setup.matrices[3].download();
+    assert!(spoilt.iter().all(|value| value.abs() < 1e-10), "{spoilt:?}");
     setup.run_with(&found, [at[0], at[1], 0, workspace], (workspace, 512)).unwrap();
     setup.stream.synchronize().unwrap();
     unsafe { driver::memcpy_dtoh_sync(&mut left, workspace).unwrap() };

@@ -1,7 +1,9 @@
 //! Faults on demand.
 
 use cudarc::driver::PushKernelArg;
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 
+use super::deferred::untracked;
 use super::*;
 
 fn calls(kind: &str) -> u64 {
@@ -11,9 +13,9 @@ fn calls(kind: &str) -> u64 {
     count
 }
 
-/// A program with one to three calls of each kind but graphs.
+/// A program with a few calls of each kind.
 fn work() -> Result<Vec<f32>, DriverError> {
-    let context = own_context();
+    let context = untracked();
     let done = (|| {
         let stream = context.new_stream()?;
         let add = load_module(&context, PTX)?.load_function("add")?;
@@ -23,6 +25,11 @@ fn work() -> Result<Vec<f32>, DriverError> {
             unsafe { stream.launch_builder(&add).arg(&mut values).arg(&2u32).arg(&1f32).launch(one_thread_each()) }?;
         }
         context.synchronize()?;
+        stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED)?;
+        // SAFETY: as above.
+        unsafe { stream.launch_builder(&add).arg(&mut values).arg(&2u32).arg(&1f32).launch(one_thread_each()) }?;
+        let graph = stream.end_capture(CUgraphInstantiate_flags(0))?.expect("a graph");
+        graph.launch()?;
         stream.clone_dtoh(&values)
     })();
     // cudarc keeps errors of drops for the next call.
@@ -36,14 +43,13 @@ fn one_thread_each() -> LaunchConfig {
 
 #[test]
 fn every_call_of_a_program() {
-    in_child("driver::inject::every_call_of_a_program", &[], || {
+    let body = || {
         load();
-        let kinds = ["alloc", "copy", "launch", "sync"];
+        let kinds = ["alloc", "copy", "launch", "sync", "graph"];
         let before = kinds.map(calls);
-        assert_eq!(work(), Ok(vec![3.0, 4.0]));
+        assert_eq!(work(), Ok(vec![4.0, 5.0]));
         let counts: Vec<u64> = kinds.iter().zip(before).map(|(kind, before)| calls(kind) - before).collect();
-        assert!(counts[0] >= 1 && counts[1] == 2 && counts[2] == 2 && counts[3] >= 2, "{counts:?}");
-        assert_eq!(calls("graph"), 0);
+        assert!(counts[0] >= 1 && counts[1..] == [2, 3, 1, 4], "{counts:?}");
         for (kind, count) in kinds.iter().zip(&counts) {
             for number in 1..=*count {
                 for (name, found) in
@@ -51,11 +57,17 @@ fn every_call_of_a_program() {
                 {
                     assert_eq!(configure("fault", &format!("{kind}:{}:{name}", calls(kind) + number)), 0);
                     assert_eq!(code(work()), found, "{kind} {number}");
-                    assert_eq!(work(), Ok(vec![3.0, 4.0]), "once, and in one context");
+                    assert_eq!(work(), Ok(vec![4.0, 5.0]), "once, and in one context");
                 }
             }
         }
-    });
+    };
+    for streams in ["eager", "deferred"] {
+        in_child("driver::inject::every_call_of_a_program", &[("CUEMU_STREAMS", streams)], body);
+        if std::env::var_os(CHILD).is_some() {
+            return;
+        }
+    }
 }
 
 #[test]
@@ -102,6 +114,6 @@ fn calls_in_a_file() {
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 5, "{text}");
-        assert_eq!((lines[1], lines[2], lines[4]), ("copy 4", "launch 4", "graph 0"), "{text}");
+        assert_eq!((lines[1], lines[2], lines[4]), ("copy 4", "launch 6", "graph 8"), "{text}");
     }
 }
