@@ -51,7 +51,7 @@ impl Checks {
 /// Runs `kernel` to its end, blocks in parallel on rayon's current pool. On a fault the lowest faulting block is
 /// reported; other blocks may have run or not.
 pub fn launch(kernel: &Kernel, launch: &Launch, memory: &GlobalMemory, checks: Checks) -> Result<Counters, Box<Fault>> {
-    validate(kernel, launch).map_err(|detail| invalid(kernel, detail))?;
+    validate(kernel, launch)?;
     let context = Context::new(kernel, launch, memory, checks);
     let blocks = launch.grid.iter().map(|n| u64::from(*n)).product::<u64>();
     let totals = Mutex::new(Counters::default());
@@ -94,7 +94,12 @@ fn invalid(kernel: &Kernel, detail: String) -> Box<Fault> {
     })
 }
 
-fn validate(kernel: &Kernel, launch: &Launch) -> Result<(), String> {
+/// What [`launch`] refuses before anything runs: an [`FaultKind::InvalidLaunch`].
+pub(crate) fn validate(kernel: &Kernel, launch: &Launch) -> Result<(), Box<Fault>> {
+    fits(kernel, launch).map_err(|detail| invalid(kernel, detail))
+}
+
+fn fits(kernel: &Kernel, launch: &Launch) -> Result<(), String> {
     let Launch { grid, block, dynamic_shared, params } = launch;
     for (name, found, limits) in [("grid", grid, [i32::MAX as u32, 65535, 65535]), ("block", block, [1024, 1024, 64])] {
         if found.contains(&0) || found.iter().zip(limits).any(|(n, limit)| *n > limit) {

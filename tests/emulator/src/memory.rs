@@ -122,6 +122,24 @@ impl GlobalMemory {
         }
     }
 
+    /// Whether `bytes` from `address` on lie in one live allocation.
+    pub fn check(&self, address: u64, bytes: u64) -> Result<(), AccessError> {
+        self.table().find(address, bytes).map(|_| ())
+    }
+
+    /// Whether all `bytes` from `address` on have been written.
+    pub fn is_written(&self, address: u64, bytes: u64) -> Result<bool, AccessError> {
+        let found = self.table().find(address, bytes)?;
+        Ok(found.store.is_all_written((address - found.address) as usize, bytes as usize))
+    }
+
+    /// Makes the allocation at `address` what it was when new, with other bytes in it if there were any.
+    pub fn forget(&self, address: u64) -> Result<(), AccessError> {
+        let found = self.table().find(address, 1)?;
+        found.store.scramble();
+        Ok(())
+    }
+
     /// Copies `bytes` from the host to `address` and marks them as written.
     pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), AccessError> {
         let found = self.table().find(address, bytes.len() as u64)?;

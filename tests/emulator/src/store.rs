@@ -70,6 +70,26 @@ impl Store {
         }
     }
 
+    /// Whether all `bytes` at `offset` have been written.
+    pub fn is_all_written(&self, offset: usize, bytes: usize) -> bool {
+        let end = offset + bytes;
+        let first = offset.next_multiple_of(4).min(end);
+        let last = (end / 4 * 4).max(first);
+        (offset..first).chain(last..end).all(|at| self.is_written(at, 1))
+            && self.written[first / 4..last / 4].iter().all(|bits| bits.load(Relaxed) == 0xF)
+    }
+
+    /// Forgets what has been written and overwrites it.
+    pub fn scramble(&self) {
+        for (word, written) in self.words.iter().zip(&self.written) {
+            // Untouched memory stays untouched: the host may not have it yet.
+            if written.load(Relaxed) != 0 {
+                word.store(0xA5A5_A5A5, Relaxed);
+                written.store(0, Relaxed);
+            }
+        }
+    }
+
     /// Forgets what has been written.
     pub fn clear_written(&self) {
         self.written.iter().for_each(|bits| bits.store(0, Relaxed));

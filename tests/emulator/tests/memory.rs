@@ -323,3 +323,29 @@ fn atomics_in_order_of_lanes() {
         }
     }
 }
+
+/// Whole ranges, of every alignment and length, with every byte left out once; and what is left of forgotten memory.
+#[test]
+fn written_ranges() {
+    for (offset, length) in (0..5).flat_map(|offset| (1..12).map(move |length| (offset, length))) {
+        for missing in (0..length).map(Some).chain([None]) {
+            let memory = GlobalMemory::new(1 << 10);
+            let base = memory.alloc(16).unwrap();
+            for i in (0..length).filter(|i| Some(*i) != missing) {
+                memory.write(base + offset + i, &[7]).unwrap();
+            }
+            let found = memory.is_written(base + offset, length).unwrap();
+            assert_eq!(found, missing.is_none(), "offset {offset}, length {length}, missing {missing:?}");
+        }
+    }
+    let memory = GlobalMemory::new(1 << 10);
+    let base = memory.alloc(16).unwrap();
+    memory.write(base, &[7; 4]).unwrap();
+    memory.forget(base).unwrap();
+    let mut bytes = [0; 8];
+    memory.read(base, &mut bytes).unwrap();
+    assert!(bytes[..4] != [7; 4] && bytes[4..] == [0; 4], "{bytes:?}");
+    assert_eq!(memory.is_written(base, 1), Ok(false));
+    assert_eq!((memory.check(base, 16), memory.check(base, 17).is_err()), (Ok(()), true));
+    assert!(memory.is_written(base + 9, 8).is_err() && memory.forget(base + 16).is_err());
+}

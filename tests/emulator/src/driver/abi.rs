@@ -92,6 +92,11 @@ impl HostSource {
         Ok(unsafe { std::slice::from_raw_parts(self.0.cast(), count) })
     }
 
+    /// The address, to tell pinned memory from pageable.
+    pub fn address(&self) -> usize {
+        self.0.addr()
+    }
+
     /// A value of plain type `T` at index `index`; kernel arguments and launch attributes.
     ///
     /// # Errors
@@ -106,9 +111,20 @@ impl HostSource {
     }
 }
 
+// SAFETY: an address that work carries to the thread that does it; the caller's promise holds on every thread.
+unsafe impl Send for HostSource {}
+// SAFETY: as above; only ever read through.
+unsafe impl Sync for HostSource {}
+
 /// A host buffer that a copy writes.
+#[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct HostTarget(*mut c_void);
+
+// SAFETY: an address that work carries to the thread that does it; the caller's promise holds on every thread.
+unsafe impl Send for HostTarget {}
+// SAFETY: as above: nothing else touches the buffer, two copies that write it neither.
+unsafe impl Sync for HostTarget {}
 
 impl HostTarget {
     /// # Errors

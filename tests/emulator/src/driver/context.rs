@@ -5,9 +5,11 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use super::abi::Out;
+use super::capture;
 use super::device::{Device, Primary, device};
 use super::errors::{Code, Outcome, exports};
-use super::stream::Queue;
+use super::inject::{Call, count};
+use super::queue::{Kind, Queue};
 use super::{Driver, Handle, driver, lock, new_handle};
 
 /// What a device fault does to a context.
@@ -30,18 +32,25 @@ pub struct Context {
     pub default_queue: Arc<Queue>,
     /// Stream 2 (`CU_STREAM_PER_THREAD`): one for all threads, which orders more than a driver does.
     pub per_thread_queue: Arc<Queue>,
+    /// All queues that may hold work, oldest first.
+    pub queues: Mutex<Vec<Arc<Queue>>>,
+    /// Work is done as late as possible.
+    pub deferred: bool,
 }
 
 impl Context {
     fn create(driver: &mut Driver, device: Arc<Device>) -> Handle {
         let handle = new_handle();
+        let (default_queue, per_thread_queue) = (Queue::new(Kind::Default), Queue::new(Kind::Blocking));
         let context = Context {
             handle,
             device,
             health: Mutex::new(Health::Sound),
             allocations: Mutex::default(),
-            default_queue: Arc::default(),
-            per_thread_queue: Arc::default(),
+            queues: Mutex::new(vec![Arc::clone(&default_queue), Arc::clone(&per_thread_queue)]),
+            default_queue,
+            per_thread_queue,
+            deferred: driver.settings.deferred,
         };
         driver.contexts.0.insert(handle, Arc::new(context));
         handle
@@ -52,6 +61,9 @@ impl Context {
         let Ok(context) = driver.contexts.remove(handle) else { return };
         driver.streams.0.retain(|_, stream| stream.context != handle);
         driver.events.0.retain(|_, event| event.context != handle);
+        driver.captures.retain(|capture| capture.context != handle);
+        driver.graphs.0.retain(|_, graph| graph.context != handle);
+        driver.executables.0.retain(|_, executable| executable.context != handle);
         driver.functions.0.retain(|_, function| function.context != handle);
         driver.modules.0.retain(|_, module| module.context != handle);
         driver.pinned.retain(|_, pinned| pinned.context != handle);
@@ -59,6 +71,22 @@ impl Context {
             // Only this context frees its allocations, and each is listed once.
             let _ = context.device.memory.free(address);
         }
+    }
+
+    /// A queue for a new stream.
+    pub fn new_queue(&self, kind: Kind) -> Arc<Queue> {
+        let queue = Queue::new(kind);
+        let mut queues = lock(&self.queues);
+        // Of destroyed streams those go that have nothing left to do.
+        queues.retain(|queue| Arc::strong_count(queue) > 1 || !queue.end().is_done());
+        queues.push(Arc::clone(&queue));
+        queue
+    }
+
+    /// Does all submitted work, that of the newest stream first: a stream often waits for an older one.
+    pub fn finish(&self) {
+        let queues = lock(&self.queues).clone();
+        queues.iter().rev().for_each(|queue| queue.end().force());
     }
 
     /// # Errors
@@ -128,6 +156,18 @@ fn require(handle: Handle) -> Outcome {
     driver()?.contexts.get(handle).map(|_| ()).map_err(|_| Code::INVALID_CONTEXT)
 }
 
+/// Does what a context still has to do before it goes.
+fn finish(context: Option<Handle>) -> Outcome {
+    let found = {
+        let driver = driver()?;
+        context.and_then(|context| driver.contexts.get(context).ok())
+    };
+    if let Some(context) = found {
+        context.finish();
+    }
+    Ok(())
+}
+
 exports! {
     fn cuDevicePrimaryCtxRetain(context: Out<Handle>, ordinal: i32) {
         let device = device(ordinal)?;
@@ -149,6 +189,8 @@ exports! {
 
     fn cuDevicePrimaryCtxRelease_v2(ordinal: i32) {
         let device = device(ordinal)?;
+        let last = lock(&device.primary).as_ref().filter(|primary| primary.retained == 1).map(|last| last.context);
+        finish(last)?;
         let driver = &mut *driver()?;
         let mut primary = lock(&device.primary);
         let held = primary.as_mut().ok_or(Code::INVALID_CONTEXT)?;
@@ -172,6 +214,7 @@ exports! {
     }
 
     fn cuCtxDestroy_v2(context: Handle) {
+        finish(Some(context))?;
         let driver = &mut *driver()?;
         let device = Arc::clone(&driver.contexts.get(context).map_err(|_| Code::INVALID_CONTEXT)?.device);
         if lock(&device.primary).as_ref().is_some_and(|primary| primary.context == context) {
@@ -226,6 +269,10 @@ exports! {
     }
 
     fn cuCtxSynchronize() {
-        current()?.synchronise()
+        count(Call::Sync)?;
+        let context = current()?;
+        capture::forbid_in(&context)?;
+        context.finish();
+        context.synchronise()
     }
 }

@@ -10,6 +10,9 @@
 //! | `CUEMU_CHECKS` | `checks` | `all` (default), `none`, or some of `memory,initialised,races`, see [`Checks`] |
 //! | `CUEMU_COUNTERS` | `counters` | a file; each launch that ends well adds a line of its counters |
 //! | `CUEMU_PTX` | `ptx` | a folder; a module is replaced by the `.ptx` file there that has the same kernels |
+//! | `CUEMU_STREAMS` | `streams` | `eager` (default): work is done at the call; `deferred`: as late as the API allows |
+//! | `CUEMU_FAULT` | `fault` | `KIND:N:CODE`: the N-th call (from 1) of a kind, `alloc`, `copy`, `launch`, `sync` or `graph`, fails with a code, once; `KIND:N+:CODE`: all later ones too; empty (default): none. Codes of device faults (214, 220, 226, 700, 702, 710, 714 to 719) stay with the context, others don't |
+//! | `CUEMU_CALLS` | `calls` | a file; as the process ends it gets a line `KIND COUNT` for each kind of call |
 //! | `CUEMU_STUB` | `stub` | `1`: every call fails as in the toolkit's stub library; default `0` |
 
 use std::path::Path;
@@ -18,11 +21,23 @@ use std::sync::Arc;
 use super::abi::{Out, Text};
 use super::device::Device;
 use super::errors::{Code, Outcome, exports, say};
-use super::{Driver, any_driver};
+use super::inject::{Injection, write_counts_at_exit};
+use super::{Driver, any_driver, lock};
 use crate::Checks;
 
-const KEYS: [&str; 8] =
-    ["compute_capability", "driver_version", "devices", "memory", "checks", "counters", "ptx", "stub"];
+const KEYS: [&str; 11] = [
+    "compute_capability",
+    "driver_version",
+    "devices",
+    "memory",
+    "checks",
+    "counters",
+    "ptx",
+    "streams",
+    "fault",
+    "calls",
+    "stub",
+];
 
 /// The driver and devices to imitate.
 #[derive(Clone)]
@@ -38,6 +53,12 @@ pub struct Settings {
     pub counters: Option<Arc<Path>>,
     /// Modules that take the place of those with the same kernels.
     pub ptx: Option<Arc<Path>>,
+    /// Streams do their work as late as possible.
+    pub deferred: bool,
+    /// A call that is to fail.
+    pub fault: Option<Injection>,
+    /// Where the numbers of calls go in the end.
+    pub calls: Option<Arc<Path>>,
     pub stub: bool,
     /// Keys set by `cuemu_configure`, which the environment doesn't override.
     configured: Vec<&'static str>,
@@ -53,6 +74,9 @@ impl Default for Settings {
             checks: Checks::ALL,
             counters: None,
             ptx: None,
+            deferred: false,
+            fault: None,
+            calls: None,
             stub: false,
             configured: Vec::new(),
         }
@@ -95,6 +119,18 @@ impl Settings {
             "counters" => self.counters = Some(Path::new(value).into()),
             "ptx" if !Path::new(value).is_dir() => return Err(expected("a folder of .ptx files")),
             "ptx" => self.ptx = Some(Path::new(value).into()),
+            "streams" => match value {
+                "eager" => self.deferred = false,
+                "deferred" => self.deferred = true,
+                _ => return Err(expected("eager or deferred")),
+            },
+            "fault" if value.is_empty() => self.fault = None,
+            "fault" => {
+                let read = Injection::read(value);
+                self.fault = Some(read.ok_or_else(|| expected("KIND:N:CODE or KIND:N+:CODE, like copy:3:700"))?);
+            }
+            "calls" if value.is_empty() => return Err(expected("the path of a file")),
+            "calls" => self.calls = Some(Path::new(value).into()),
             "stub" => match value {
                 "0" => self.stub = false,
                 "1" => self.stub = true,
@@ -143,6 +179,9 @@ exports! {
             return Err(Code::NO_DEVICE);
         }
         driver.devices = (0..settings.devices).map(|ordinal| Arc::new(Device::new(ordinal, settings))).collect();
+        if driver.settings.calls.is_some() {
+            write_counts_at_exit();
+        }
         driver.initialised = true;
         Ok(())
     }
@@ -160,12 +199,12 @@ exports! {
     }
 
     /// `cuemu_configure(key, value)`: one setting, before `cuInit` or after `cuemu_restart`; `checks`
-    /// at any time, for the launches that follow. `INVALID_VALUE` (the reason is printed) for an
+    /// and `fault` at any time, for the launches and calls that follow. `INVALID_VALUE` (the reason is printed) for an
     /// unknown key or value, `NOT_PERMITTED` when it's too late.
     fn cuemu_configure(key: Text, value: Text) {
         let (key, value) = (key.get()?, value.get()?);
         let mut driver = any_driver();
-        if driver.initialised && key != "checks" {
+        if driver.initialised && !["checks", "fault"].contains(&key) {
             say(&format!("{key} can't change after cuInit: call cuemu_restart first"));
             return Err(Code::NOT_PERMITTED);
         }
@@ -181,6 +220,10 @@ exports! {
     /// page-locked host memory too: nothing may refer to it any more.
     fn cuemu_restart() {
         let old = std::mem::take(&mut *any_driver());
+        // What is still to be done refers to its context, which refers to it.
+        for context in old.contexts.0.values() {
+            lock(&context.queues).iter().for_each(|queue| queue.abandon());
+        }
         // Dropped after the lock is released: device memory may be large.
         drop(old);
         Ok(())

@@ -1,11 +1,14 @@
-//! Events, with the host's clock for the device's.
+//! Events. Their time is the host's clock when the recorded point is reached, in deferred streams when the work is done.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use super::abi::Out;
+use super::capture::{self, Mark};
 use super::context::{Context, current};
 use super::errors::{Code, Outcome, exports};
+use super::inject::{Call, count};
+use super::queue::Point;
 use super::stream::Lane;
 use super::{Handle, driver, lock};
 
@@ -16,8 +19,28 @@ const DISABLE_TIMING: u32 = 2;
 pub struct Event {
     pub context: Handle,
     timing: bool,
-    /// When the work before the last record was done.
-    recorded: Mutex<Option<Instant>>,
+    last: Mutex<Record>,
+}
+
+/// What an event stands for.
+#[derive(Clone)]
+enum Record {
+    Never,
+    /// A point of a stream, and when it was reached.
+    Point(Point, Arc<OnceLock<Instant>>),
+    Captured(Mark),
+}
+
+impl Event {
+    /// # Errors
+    /// `CAPTURED_EVENT` where it stands for no point of a stream: the host can't wait for it.
+    fn point(&self) -> Outcome<Option<(Point, Arc<OnceLock<Instant>>)>> {
+        match lock(&self.last).clone() {
+            Record::Never => Ok(None),
+            Record::Point(point, time) => Ok(Some((point, time))),
+            Record::Captured(mark) => Err(mark.refuse()),
+        }
+    }
 }
 
 /// A live event and its context; not necessarily the current one.
@@ -28,6 +51,27 @@ fn find(event: Handle) -> Outcome<(Arc<Event>, Arc<Context>)> {
     Ok((event, context))
 }
 
+fn record(event: &Event, lane: &Lane) -> Outcome {
+    let new = match capture::mark(&lane.queue)? {
+        Some(mark) => Record::Captured(mark),
+        None => {
+            let time = Arc::new(OnceLock::new());
+            let reached = Arc::clone(&time);
+            let set = move || {
+                reached.get_or_init(Instant::now);
+                Ok(())
+            };
+            match lane.add(Vec::new(), Arc::new(set))? {
+                Some(point) => Record::Point(point, time),
+                // A capture began in another thread just now.
+                None => return Err(Code::ILLEGAL_STATE),
+            }
+        }
+    };
+    *lock(&event.last) = new;
+    Ok(())
+}
+
 fn elapsed(milliseconds: &Out<f32>, start: Handle, end: Handle) -> Outcome {
     let (start, context) = find(start)?;
     let (end, _) = find(end)?;
@@ -35,11 +79,16 @@ fn elapsed(milliseconds: &Out<f32>, start: Handle, end: Handle) -> Outcome {
         return Err(Code::INVALID_HANDLE);
     }
     context.check()?;
-    let (Some(start), Some(end)) = (*lock(&start.recorded), *lock(&end.recorded)) else {
+    let (Some((first, start)), Some((second, end))) = (start.point()?, end.point()?) else {
         return Err(Code::INVALID_HANDLE);
     };
-    let forward = end.saturating_duration_since(start).as_secs_f64();
-    let backward = start.saturating_duration_since(end).as_secs_f64();
+    if !first.is_done() || !second.is_done() {
+        return Err(Code::NOT_READY);
+    }
+    // After a fault points pass without being reached.
+    let (Some(start), Some(end)) = (start.get(), end.get()) else { return context.synchronise() };
+    let forward = end.saturating_duration_since(*start).as_secs_f64();
+    let backward = start.saturating_duration_since(*end).as_secs_f64();
     milliseconds.set(((forward - backward) * 1e3) as f32)
 }
 
@@ -50,7 +99,7 @@ exports! {
         }
         let context = current()?.handle;
         let timing = flags & DISABLE_TIMING == 0;
-        let handle = driver()?.events.add(Event { context, timing, recorded: Mutex::new(None) });
+        let handle = driver()?.events.add(Event { context, timing, last: Mutex::new(Record::Never) });
         event.set(handle)
     }
 
@@ -67,19 +116,44 @@ exports! {
         if event.context != lane.context.handle {
             return Err(Code::INVALID_HANDLE);
         }
-        lane.submit(|| {
-            *lock(&event.recorded) = Some(Instant::now());
-            Ok(())
-        })
+        record(&event, &lane)
     }
 
     fn cuEventSynchronize(event: Handle) {
-        find(event)?.1.synchronise()
+        count(Call::Sync)?;
+        let (event, context) = find(event)?;
+        if let Some((point, _)) = event.point()? {
+            point.force();
+        }
+        context.synchronise()
     }
 
-    /// Recorded work is done when the record returns, so an event is never 'not ready'.
     fn cuEventQuery(event: Handle) {
-        find(event)?.1.synchronise()
+        count(Call::Sync)?;
+        let (event, context) = find(event)?;
+        let recorded = event.point()?;
+        capture::forbid_unsafe()?;
+        if recorded.is_some_and(|(point, _)| !point.poll()) {
+            return Err(Code::NOT_READY);
+        }
+        context.synchronise()
+    }
+
+    /// Makes the stream's later work come after what the event stands for now; stream and event may be of two contexts.
+    /// In a capture the event must have been recorded in the same one: an external wait isn't imitated.
+    fn cuStreamWaitEvent(stream: Handle, event: Handle, flags: u32) {
+        let lane = Lane::of(stream)?;
+        let event = driver()?.events.get(event)?;
+        if flags > 1 {
+            return Err(Code::INVALID_VALUE);
+        }
+        let last = lock(&event.last).clone();
+        match last {
+            Record::Captured(mark) => capture::join(&lane.queue, &mark),
+            _ if capture::is_captured(&lane.queue) => capture::forbid(&lane.queue, Code::STREAM_CAPTURE_ISOLATION),
+            Record::Never => Ok(()),
+            Record::Point(point, _) => lane.add(vec![point], Arc::new(|| Ok(()))).map(|_| ()),
+        }
     }
 
     /// Drivers before 12.8 have this one alone.

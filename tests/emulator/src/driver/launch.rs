@@ -3,14 +3,16 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::abi::{HostSource, Out};
 use super::device::{MAX_BLOCK_THREADS, SHARED_RESERVED};
 use super::errors::{Code, Outcome, exports, say};
+use super::inject::{Call, count};
 use super::module::function;
 use super::stream::Lane;
 use super::{Handle, driver, explain, lock};
+use crate::launch::validate;
 use crate::{Checks, Counters, FaultKind, Kernel, Launch, launch};
 
 /// `CUlaunchConfig`.
@@ -72,6 +74,7 @@ fn fault_code(kind: FaultKind) -> Code {
 }
 
 fn submit(handle: Handle, stream: Handle, shape: ([u32; 3], [u32; 3], u32), arguments: HostSource) -> Outcome {
+    count(Call::Launch)?;
     let (function, _) = function(handle)?;
     let lane = Lane::of(stream)?;
     if lane.context.handle != function.context {
@@ -91,26 +94,34 @@ fn submit(handle: Handle, stream: Handle, shape: ([u32; 3], [u32; 3], u32), argu
         let settings = &driver()?.settings;
         (Checks { traffic: settings.counters.is_some(), ..settings.checks }, settings.counters.clone())
     };
-    lane.submit(|| match launch(kernel, &work, &lane.context.device.memory, checks) {
-        Ok(counters) => {
-            if let Some(path) = file
-                && let Err(error) = record(&path, kernel.name(), &work, &counters)
-            {
-                say(&format!("the counters of {} are not written to {}: {error}", kernel.name(), path.display()));
+    // A driver refuses such a launch at the call, and its context stays sound.
+    let refusal = validate(kernel, &work).map_err(|fault| explain(fault_code(fault.kind), fault));
+    let context = Arc::clone(&lane.context);
+    lane.submit(
+        || refusal,
+        move || {
+            if driver()?.functions.get(handle).is_err() {
+                let reason = format!("a graph launches a kernel of an unloaded module, handle {handle:#x}");
+                return Err(explain(Code::LAUNCH_FAILED, reason));
             }
-            Ok(())
-        }
-        Err(fault) => {
-            let code = explain(fault_code(fault.kind), &fault);
-            // A driver refuses such a launch at the call, and its context stays sound.
-            if fault.kind == FaultKind::InvalidLaunch {
-                return Err(code);
+            let kernel = function.kernel()?;
+            match launch(kernel, &work, &context.device.memory, checks) {
+                Ok(counters) => {
+                    if let Some(path) = &file
+                        && let Err(error) = record(path, kernel.name(), &work, &counters)
+                    {
+                        let name = kernel.name();
+                        say(&format!("the counters of {name} are not written to {}: {error}", path.display()));
+                    }
+                    Ok(())
+                }
+                Err(fault) => {
+                    say(&fault.to_string());
+                    Err(explain(fault_code(fault.kind), &fault))
+                }
             }
-            say(&fault.to_string());
-            lane.context.fault(code);
-            Ok(())
-        }
-    })
+        },
+    )
 }
 
 /// Adds a line of comma-separated values to the file, after a line of their names if it is the first.

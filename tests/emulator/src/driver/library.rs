@@ -13,12 +13,20 @@ pub const NEWER_THAN_12_0: [&str; 3] = ["cuEventElapsedTime_v2", "cuCtxCreate_v4
 /// # Panics
 /// If there is none beside the executable, where cargo puts it.
 pub fn library_path() -> PathBuf {
+    built_library("libcuemu.so")
+}
+
+/// A library that was built together with the running test or program, by its file's name.
+///
+/// # Panics
+/// If there is none beside the executable, where cargo puts it.
+pub fn built_library(file: &str) -> PathBuf {
     let executable = std::env::current_exe().expect("the running executable has a path");
     // Tests run in target/PROFILE/deps, programs in target/PROFILE.
     let folders = executable.ancestors().skip(1).take(2).flat_map(|folder| [folder.to_path_buf(), folder.join("deps")]);
-    let candidates: Vec<_> = folders.map(|folder| folder.join("libcuemu.so")).collect();
+    let candidates: Vec<_> = folders.map(|folder| folder.join(file)).collect();
     let found = candidates.iter().find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("libcuemu.so is in none of {candidates:?}: build the cuda-emulator package")).clone()
+    found.unwrap_or_else(|| panic!("{file} is in none of {candidates:?}: build the package it belongs to")).clone()
 }
 
 /// Copies `library` into `folder` with the exported `names` struck out: a driver that lacks them.

@@ -1,75 +1,107 @@
-//! Device memory, page-locked host memory, copies and fills.
+//! Device memory, copies and fills.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::ptr::NonNull;
+use std::sync::Arc;
 
 use super::abi::{HostSource, HostTarget, Out};
+use super::capture;
 use super::context::{Context, current};
 use super::errors::{Code, Outcome, exports};
+use super::host::is_pinned;
+use super::inject::{Call, count};
 use super::stream::Lane;
-use super::{Handle, driver, explain, lock};
+use super::{Handle, explain, lock};
 use crate::AccessError;
 
-/// Alignment of page-locked host memory.
-const PAGE: usize = 4096;
 /// Bytes of a 32-bit fill that are written at a time.
 const FILL_CHUNK: usize = 64 << 10;
-
-/// Page-locked host memory.
-pub struct Pinned {
-    pub context: Handle,
-    address: NonNull<u8>,
-    layout: Layout,
-}
-
-// SAFETY: the memory belongs to the value alone, which only frees it.
-unsafe impl Send for Pinned {}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        // SAFETY: `address` came from `alloc_zeroed` with this layout and is freed here only.
-        unsafe { dealloc(self.address.as_ptr(), self.layout) }
-    }
-}
 
 /// A driver reports any bad address of a copy at the call.
 fn refused(error: AccessError) -> Code {
     explain(Code::INVALID_VALUE, error)
 }
 
+/// A bad address found when work is done: its memory has been freed since.
+fn lost(error: AccessError) -> Code {
+    explain(Code::ILLEGAL_ADDRESS, error)
+}
+
+/// # Errors
+/// `INVALID_VALUE` unless the bytes lie in one live allocation.
+fn check(lane: &Lane, address: u64, bytes: usize) -> Outcome {
+    lane.context.device.memory.check(address, bytes as u64).map_err(refused)
+}
+
 fn allocate(context: &Context, bytes: usize) -> Outcome<u64> {
     if bytes == 0 {
         return Err(Code::INVALID_VALUE);
     }
-    let address = context.device.memory.alloc(bytes as u64).ok_or(Code::OUT_OF_MEMORY)?;
+    let memory = &context.device.memory;
+    let address = memory.alloc(bytes as u64).or_else(|| {
+        // What streams have yet to free is there for whoever waits, and a driver waits.
+        context.finish();
+        memory.alloc(bytes as u64)
+    });
+    let address = address.ok_or(Code::OUT_OF_MEMORY)?;
     lock(&context.allocations).insert(address);
     Ok(address)
 }
 
-fn free(context: &Context, address: u64) -> Outcome {
-    if !lock(&context.allocations).remove(&address) {
-        return Err(explain(
-            Code::INVALID_VALUE,
-            format!("{address:#x} isn't allocated in this context: nothing to free"),
-        ));
+/// Takes an allocation out of the context's hands, for it to be freed.
+fn disown(context: &Context, address: u64) -> Outcome {
+    if lock(&context.allocations).remove(&address) {
+        return Ok(());
     }
-    context.device.memory.free(address).map_err(refused)
+    Err(explain(Code::INVALID_VALUE, format!("{address:#x} isn't allocated in this context: nothing to free")))
 }
 
-fn host_to_device(lane: &Lane, to: u64, from: &HostSource, bytes: usize) -> Outcome {
+/// Reads pinned memory when the copy is done, pageable memory at the call.
+fn host_to_device(lane: &Lane, to: u64, from: HostSource, bytes: usize) -> Outcome {
     if bytes == 0 {
         return Ok(());
     }
-    let from = from.bytes(bytes)?;
-    lane.submit(|| lane.context.device.memory.write(to, from).map_err(refused))
+    let now = from.bytes(bytes)?;
+    let context = Arc::clone(&lane.context);
+    let write = move |bytes: &[u8]| context.device.memory.write(to, bytes).map_err(lost);
+    let check = || check(lane, to, bytes);
+    if is_pinned(from.address(), bytes)? {
+        let work = move || if is_pinned(from.address(), bytes)? { write(from.bytes(bytes)?) } else { Err(unpinned()) };
+        return lane.submit(check, work);
+    }
+    capture::forbid(&lane.queue, Code::STREAM_CAPTURE_UNSUPPORTED)?;
+    if lane.context.deferred {
+        let staged = now.to_vec();
+        lane.submit(check, move || write(&staged))
+    } else {
+        lane.submit(check, move || write(from.bytes(bytes)?))
+    }
 }
 
-fn device_to_host(lane: &Lane, to: &mut HostTarget, from: u64, bytes: usize) -> Outcome {
+/// Writes pinned memory when the copy is done; to pageable memory the copy is waited for.
+fn device_to_host(lane: &Lane, to: HostTarget, from: u64, bytes: usize) -> Outcome {
     if bytes == 0 {
         return Ok(());
     }
-    let to = to.bytes(bytes)?;
-    lane.submit(|| lane.context.device.memory.read(from, to).map_err(refused))
+    let pinned = is_pinned(to.address(), bytes)?;
+    if !pinned {
+        capture::forbid(&lane.queue, Code::STREAM_CAPTURE_UNSUPPORTED)?;
+    }
+    let context = Arc::clone(&lane.context);
+    let work = move || {
+        if pinned && !is_pinned(to.address(), bytes)? {
+            return Err(unpinned());
+        }
+        let mut to = to;
+        context.device.memory.read(from, to.bytes(bytes)?).map_err(lost)
+    };
+    // Null must not wait for the work to be found.
+    { to }.bytes(bytes)?;
+    lane.submit(|| check(lane, from, bytes), work)?;
+    if pinned { Ok(()) } else { lane.synchronise() }
+}
+
+/// What a graph copies from or to page-locked memory that is no longer there.
+fn unpinned() -> Code {
+    explain(Code::ILLEGAL_ADDRESS, "copy of page-locked host memory that has been freed or unregistered")
 }
 
 fn device_to_device(lane: &Lane, to: u64, from: u64, bytes: usize) -> Outcome {
@@ -80,14 +112,22 @@ fn device_to_device(lane: &Lane, to: u64, from: u64, bytes: usize) -> Outcome {
         let reason = format!("copy of {bytes} bytes from {from:#x} to {to:#x}: the ranges overlap, which is undefined");
         return Err(explain(Code::INVALID_VALUE, reason));
     }
-    lane.submit(|| lane.context.device.memory.copy(to, from, bytes as u64).map_err(refused))
+    let context = Arc::clone(&lane.context);
+    lane.submit(
+        || check(lane, to, bytes).and_then(|()| check(lane, from, bytes)),
+        move || context.device.memory.copy(to, from, bytes as u64).map_err(lost),
+    )
 }
 
-fn fill8(lane: &Lane, address: u64, byte: u8, count: usize) -> Outcome {
-    if count == 0 {
+fn fill8(lane: &Lane, address: u64, byte: u8, bytes: usize) -> Outcome {
+    if bytes == 0 {
         return Ok(());
     }
-    lane.submit(|| lane.context.device.memory.fill(address, byte, count as u64).map_err(refused))
+    let context = Arc::clone(&lane.context);
+    lane.submit(
+        || check(lane, address, bytes),
+        move || context.device.memory.fill(address, byte, bytes as u64).map_err(lost),
+    )
 }
 
 fn fill32(lane: &Lane, address: u64, word: u32, count: usize) -> Outcome {
@@ -95,42 +135,74 @@ fn fill32(lane: &Lane, address: u64, word: u32, count: usize) -> Outcome {
         return Err(Code::INVALID_VALUE);
     }
     let bytes = count.checked_mul(4).ok_or(Code::INVALID_VALUE)?;
+    if bytes == 0 {
+        return Ok(());
+    }
     let chunk = word.to_ne_bytes().repeat(bytes.min(FILL_CHUNK) / 4);
-    lane.submit(|| {
+    let context = Arc::clone(&lane.context);
+    let work = move || {
         for start in (0..bytes).step_by(FILL_CHUNK) {
             let length = (bytes - start).min(FILL_CHUNK);
-            lane.context.device.memory.write(address + start as u64, &chunk[..length]).map_err(refused)?;
+            context.device.memory.write(address + start as u64, &chunk[..length]).map_err(lost)?;
         }
         Ok(())
-    })
+    };
+    lane.submit(|| check(lane, address, bytes), work)
 }
 
-/// Whether the driver allocated the host memory at `address`: a copy to it needn't be waited for.
-fn is_pinned(address: usize) -> Outcome<bool> {
-    let driver = driver()?;
-    let below = driver.pinned.range(..=address).next_back();
-    Ok(below.is_some_and(|(start, pinned)| address - start < pinned.layout.size()))
+/// The default stream for a synchronous copy or fill.
+fn synchronous() -> Outcome<Lane> {
+    count(Call::Copy)?;
+    capture::forbid_unsafe()?;
+    Lane::of(0)
+}
+
+/// The stream of an asynchronous copy or fill.
+fn asynchronous(stream: Handle) -> Outcome<Lane> {
+    count(Call::Copy)?;
+    Lane::of(stream)
 }
 
 exports! {
     fn cuMemAlloc_v2(address: Out<u64>, bytes: usize) {
+        count(Call::Alloc)?;
+        capture::forbid_unsafe()?;
         address.set(allocate(&*current()?, bytes)?)
     }
 
-    /// Waits for the device, as a driver's does: the memory may still be in use.
+    /// Waits for the context, as a driver's does: the memory may still be in use.
     fn cuMemFree_v2(address: u64) {
-        let lane = Lane::of(0)?;
-        lane.synchronise()?;
-        if address == 0 { Ok(()) } else { free(&lane.context, address) }
+        capture::forbid_unsafe()?;
+        let context = current()?;
+        context.finish();
+        context.synchronise()?;
+        if address == 0 {
+            return Ok(());
+        }
+        disown(&context, address)?;
+        context.device.memory.free(address).map_err(refused)
     }
 
+    /// The memory is there at once; where the stream reaches the allocation, what was written before is forgotten.
     fn cuMemAllocAsync(address: Out<u64>, bytes: usize, stream: Handle) {
-        address.set(allocate(&Lane::of(stream)?.context, bytes)?)
+        count(Call::Alloc)?;
+        let lane = Lane::of(stream)?;
+        capture::forbid(&lane.queue, Code::STREAM_CAPTURE_UNSUPPORTED)?;
+        let found = allocate(&lane.context, bytes)?;
+        if lane.context.deferred {
+            let context = Arc::clone(&lane.context);
+            lane.submit(|| Ok(()), move || context.device.memory.forget(found).map_err(lost))?;
+        }
+        address.set(found)
     }
 
+    /// In a capture this would free what the graph allocated, of which there is nothing.
     fn cuMemFreeAsync(address: u64, stream: Handle) {
         let lane = Lane::of(stream)?;
-        lane.submit(|| free(&lane.context, address))
+        capture::forbid(&lane.queue, Code::INVALID_VALUE)?;
+        let context = Arc::clone(&lane.context);
+        let work = move || context.device.memory.free(address).map_err(lost);
+        lane.submit(|| disown(&lane.context, address), work)
     }
 
     fn cuMemGetInfo_v2(free: Out<usize>, total: Out<usize>) {
@@ -140,72 +212,55 @@ exports! {
         total.set(memory.capacity() as usize)
     }
 
-    fn cuMemHostAlloc(address: Out<usize>, bytes: usize, flags: u32) {
-        let context = current()?.handle;
-        if bytes == 0 || flags > 7 {
-            return Err(Code::INVALID_VALUE);
-        }
-        let layout = Layout::from_size_align(bytes, PAGE).map_err(|_| Code::OUT_OF_MEMORY)?;
-        // SAFETY: `bytes` isn't zero.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(Code::OUT_OF_MEMORY)?;
-        let pinned = Pinned { context, address: start, layout };
-        // The caller dereferences it later.
-        let exposed = start.as_ptr().expose_provenance();
-        address.set(exposed)?;
-        driver()?.pinned.insert(exposed, pinned);
-        Ok(())
-    }
-
-    fn cuMemFreeHost(address: usize) {
-        let pinned = driver()?.pinned.remove(&address);
-        pinned.map(|_| ()).ok_or(Code::INVALID_VALUE)
-    }
-
+    /// Waits for the default stream. Then pageable memory is staged, and copied on while the host goes on; a copy of
+    /// pinned memory is waited for.
     fn cuMemcpyHtoD_v2(to: u64, from: HostSource, bytes: usize) {
-        let lane = Lane::of(0)?;
-        host_to_device(&lane, to, &from, bytes)?;
-        lane.synchronise()
+        let lane = synchronous()?;
+        if is_pinned(from.address(), bytes)? || !lane.context.deferred {
+            host_to_device(&lane, to, from, bytes)?;
+            return lane.synchronise();
+        }
+        lane.synchronise()?;
+        host_to_device(&lane, to, from, bytes)
     }
 
     fn cuMemcpyDtoH_v2(to: HostTarget, from: u64, bytes: usize) {
-        let (lane, mut to) = (Lane::of(0)?, to);
-        device_to_host(&lane, &mut to, from, bytes)?;
+        let lane = synchronous()?;
+        device_to_host(&lane, to, from, bytes)?;
         lane.synchronise()
     }
 
     /// Doesn't wait, as a driver's doesn't for copies within a device.
     fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize) {
-        device_to_device(&Lane::of(0)?, to, from, bytes)
+        device_to_device(&synchronous()?, to, from, bytes)
     }
 
     fn cuMemcpyHtoDAsync_v2(to: u64, from: HostSource, bytes: usize, stream: Handle) {
-        host_to_device(&Lane::of(stream)?, to, &from, bytes)
+        host_to_device(&asynchronous(stream)?, to, from, bytes)
     }
 
     /// To pageable memory this waits, as a driver's does.
     fn cuMemcpyDtoHAsync_v2(to: HostTarget, from: u64, bytes: usize, stream: Handle) {
-        let (lane, mut to) = (Lane::of(stream)?, to);
-        device_to_host(&lane, &mut to, from, bytes)?;
-        if is_pinned(to.address())? { Ok(()) } else { lane.synchronise() }
+        device_to_host(&asynchronous(stream)?, to, from, bytes)
     }
 
     fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: Handle) {
-        device_to_device(&Lane::of(stream)?, to, from, bytes)
+        device_to_device(&asynchronous(stream)?, to, from, bytes)
     }
 
     fn cuMemsetD8_v2(address: u64, byte: u8, count: usize) {
-        fill8(&Lane::of(0)?, address, byte, count)
+        fill8(&synchronous()?, address, byte, count)
     }
 
     fn cuMemsetD32_v2(address: u64, word: u32, count: usize) {
-        fill32(&Lane::of(0)?, address, word, count)
+        fill32(&synchronous()?, address, word, count)
     }
 
     fn cuMemsetD8Async(address: u64, byte: u8, count: usize, stream: Handle) {
-        fill8(&Lane::of(stream)?, address, byte, count)
+        fill8(&asynchronous(stream)?, address, byte, count)
     }
 
     fn cuMemsetD32Async(address: u64, word: u32, count: usize, stream: Handle) {
-        fill32(&Lane::of(stream)?, address, word, count)
+        fill32(&asynchronous(stream)?, address, word, count)
     }
 }

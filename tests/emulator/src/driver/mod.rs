@@ -2,30 +2,38 @@
 //!
 //! Handles are numbers looked up in tables and never reused, so that a stale or foreign one is
 //! reported and never followed. The tables sit behind one lock that is held for look-ups only;
-//! contexts, streams and events have locks of their own. Work runs eagerly, in stream order, on the
-//! calling thread: see `stream::Queue`.
+//! contexts, streams and events have locks of their own, and no table is locked while work is done.
+//! Work is done in stream order, at the call or as late as possible: see `stream` and `queue`.
 
 mod abi;
+mod capture;
 mod context;
 mod control;
 mod device;
 mod errors;
 mod event;
+mod graph;
+mod hooks;
+mod host;
+mod inject;
 mod launch;
 pub mod library;
 mod memory;
 mod module;
+mod queue;
 mod stream;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
+use capture::Capture;
 use context::Context;
 use control::Settings;
 use device::Device;
 use errors::{Code, Outcome};
 use event::Event;
+use graph::{Executable, Graph};
 use module::{Function, LoadedModule};
 use stream::Stream;
 
@@ -44,8 +52,14 @@ struct Driver {
     events: Table<Event>,
     modules: Table<LoadedModule>,
     functions: Table<Function>,
+    graphs: Table<Graph>,
+    executables: Table<Executable>,
+    /// Captures that have begun and not ended.
+    captures: Vec<Arc<Capture>>,
     /// Page-locked host memory by its first address.
-    pinned: BTreeMap<usize, memory::Pinned>,
+    pinned: BTreeMap<usize, host::Pinned>,
+    /// Calls so far.
+    calls: inject::Counts,
     /// Why something last went wrong, as far as a code can't say: a device fault, or the refusal of a
     /// module, a launch or an address.
     last_fault: String,

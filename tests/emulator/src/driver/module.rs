@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::abi::{Out, Text};
+use super::capture;
 use super::context::{Context, current};
 use super::device::SHARED_PER_BLOCK;
 use super::errors::{Code, Outcome, exports, say};
@@ -131,6 +132,7 @@ fn kernels(ptx: &str) -> impl Iterator<Item = &str> {
 }
 
 fn load(handle: &Out<Handle>, image: &Text) -> Outcome {
+    capture::forbid_unsafe()?;
     let context = current()?;
     // A cubin or a fatbin holds machine code alone as far as an emulator is concerned.
     if image.starts_with(b"\x7fELF") || image.starts_with(&0xba55_ed50_u32.to_le_bytes()) {
@@ -173,13 +175,19 @@ exports! {
         load(&module, &image)
     }
 
-    /// Unloads the module even where it reports its context's fault.
+    /// Waits for the context, then unloads the module, even where it reports its context's fault.
     fn cuModuleUnload(module: Handle) {
+        capture::forbid_unsafe()?;
+        let context = {
+            let driver = driver()?;
+            driver.contexts.get(driver.modules.get(module)?.context)?
+        };
+        context.finish();
         let mut driver = driver()?;
         let unloaded = driver.modules.remove(module)?;
         driver.functions.0.retain(|_, function| function.module_handle != module);
-        let context = driver.contexts.get(unloaded.context)?;
         drop(driver);
+        drop(unloaded);
         context.check()
     }
 

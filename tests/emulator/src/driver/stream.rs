@@ -1,10 +1,18 @@
 //! Streams.
+//!
+//! An eager stream does its work at the call that submits it, which is a legal schedule: no device promises to be slower.
+//! A deferred stream (`CUEMU_STREAMS`) does it as late as the API allows, when something waits for it, and then only
+//! what that depends on, so that a wait that is missing shows.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::abi::Out;
+use super::capture;
 use super::context::{Context, current};
-use super::errors::{Code, Outcome, exports};
+use super::errors::{Code, Outcome, exports, guard};
+use super::graph::Work;
+use super::inject::{Call, count};
+use super::queue::{Kind, Point, Queue};
 use super::{Handle, driver, lock};
 
 /// Lower is more urgent; least is 0.
@@ -13,15 +21,6 @@ pub const GREATEST_PRIORITY: i32 = -5;
 /// The last of the handles every context knows: 0 and 1 (`CU_STREAM_LEGACY`) are its default stream,
 /// 2 is `CU_STREAM_PER_THREAD`.
 const PER_THREAD: Handle = 2;
-
-/// Work in order. Each piece runs on the thread that submits it before the submission returns, which
-/// is a legal schedule: no device promises to be slower. It can't expose a missing wait; for that a
-/// queue would have to hold pieces back until somebody waits.
-#[derive(Default)]
-pub struct Queue {
-    /// Held by the piece that runs.
-    busy: Mutex<()>,
-}
 
 /// A created stream.
 pub struct Stream {
@@ -32,7 +31,7 @@ pub struct Stream {
 /// Where work goes: a stream's queue and the context it belongs to.
 pub struct Lane {
     pub context: Arc<Context>,
-    queue: Arc<Queue>,
+    pub queue: Arc<Queue>,
 }
 
 impl Lane {
@@ -40,12 +39,17 @@ impl Lane {
     ///
     /// # Errors
     /// `INVALID_HANDLE` for a destroyed or foreign handle; what [`current`] returns for 0 to 2; the
-    /// context's fault once reported.
+    /// context's fault once reported; `STREAM_CAPTURE_IMPLICIT` for the default stream while a stream
+    /// that it waits for is being captured.
     pub fn of(stream: Handle) -> Outcome<Lane> {
-        if stream <= PER_THREAD {
+        if stream == PER_THREAD {
             let context = current()?;
-            let queue = if stream == PER_THREAD { &context.per_thread_queue } else { &context.default_queue };
-            return Ok(Lane { queue: Arc::clone(queue), context });
+            return Ok(Lane { queue: Arc::clone(&context.per_thread_queue), context });
+        }
+        if stream < PER_THREAD {
+            let context = current()?;
+            capture::forbid_default(&context)?;
+            return Ok(Lane { queue: Arc::clone(&context.default_queue), context });
         }
         let driver = driver()?;
         let stream = driver.streams.get(stream)?;
@@ -55,32 +59,100 @@ impl Lane {
         Ok(Lane { context, queue: Arc::clone(&stream.queue) })
     }
 
-    /// Runs `work` after what the stream already holds. After a fault work is accepted and not done.
+    /// Submits `work` after what the stream already holds. After a fault work is accepted and not done.
     ///
     /// # Errors
-    /// What `work` refuses at submission, as a driver does on bad addresses. A fault is no such error:
-    /// it goes to [`Context::fault`].
-    pub fn submit(&self, work: impl FnOnce() -> Outcome) -> Outcome {
-        let _busy = lock(&self.queue.busy);
-        if self.context.faulted() { Ok(()) } else { work() }
+    /// What `check` refuses, as a driver does on bad addresses; of a spoilt capture. What goes wrong in
+    /// `work` is no such error: it goes to [`Context::fault`].
+    pub fn submit(
+        &self,
+        check: impl FnOnce() -> Outcome,
+        work: impl Fn() -> Outcome + Send + Sync + 'static,
+    ) -> Outcome {
+        if !self.context.faulted() {
+            check()?;
+        }
+        self.add(Vec::new(), Arc::new(work)).map(|_| ())
+    }
+
+    /// Submits `work`, to run after `after` too. The point where it's done, or `None` where the stream is being captured.
+    ///
+    /// # Errors
+    /// Of a spoilt capture.
+    pub fn add(&self, after: Vec<Point>, work: Work) -> Outcome<Option<Point>> {
+        if capture::append(&self.queue, &work)? {
+            return Ok(None);
+        }
+        let context = Arc::clone(&self.context);
+        let task = Box::new(move || {
+            if !context.faulted() {
+                match guard("work", || work()) {
+                    0 => {}
+                    code => context.fault(Code(code)),
+                }
+            }
+        });
+        let after = [after, self.implied()].concat();
+        let point = self.queue.push(after, task);
+        if !self.context.deferred {
+            point.force();
+        }
+        Ok(Some(point))
+    }
+
+    /// What new work comes after by the rules of the default stream.
+    fn implied(&self) -> Vec<Point> {
+        let mut points = match self.queue.kind {
+            Kind::NonBlocking => Vec::new(),
+            Kind::Blocking => vec![self.context.default_queue.end()],
+            Kind::Default => {
+                let queues = lock(&self.context.queues);
+                queues.iter().filter(|queue| queue.kind == Kind::Blocking).map(Queue::end).collect()
+            }
+        };
+        points.retain(|point| !point.is_done());
+        points
+    }
+
+    /// The point of all work submitted so far, for the default stream that of all blocking streams too.
+    fn end(&self) -> Point {
+        match self.queue.kind {
+            Kind::Default => self.queue.push(self.implied(), Box::new(|| ())),
+            _ => self.queue.end(),
+        }
+    }
+
+    /// Whether all work submitted so far is done; see [`Point::poll`].
+    ///
+    /// # Errors
+    /// `NOT_READY`; otherwise as [`Lane::synchronise`].
+    fn query(&self) -> Outcome {
+        capture::forbid(&self.queue, Code::STREAM_CAPTURE_UNSUPPORTED)?;
+        let mut points = if self.queue.kind == Kind::Default { self.implied() } else { Vec::new() };
+        points.push(self.queue.end());
+        if points.iter().all(Point::poll) { self.context.synchronise() } else { Err(Code::NOT_READY) }
     }
 
     /// Waits for all work submitted so far.
     ///
     /// # Errors
-    /// The context's fault.
+    /// The context's fault; `STREAM_CAPTURE_UNSUPPORTED` where the stream is being captured.
     pub fn synchronise(&self) -> Outcome {
-        drop(lock(&self.queue.busy));
+        capture::forbid(&self.queue, Code::STREAM_CAPTURE_UNSUPPORTED)?;
+        self.end().force();
         self.context.synchronise()
     }
 }
 
 fn create(stream: &Out<Handle>, flags: u32) -> Outcome {
-    if flags > 1 {
-        return Err(Code::INVALID_VALUE);
-    }
-    let context = current()?.handle;
-    let handle = driver()?.streams.add(Stream { context, queue: Arc::default() });
+    let kind = match flags {
+        0 => Kind::Blocking,
+        1 => Kind::NonBlocking,
+        _ => return Err(Code::INVALID_VALUE),
+    };
+    let context = current()?;
+    let queue = context.new_queue(kind);
+    let handle = driver()?.streams.add(Stream { context: context.handle, queue });
     stream.set(handle)
 }
 
@@ -94,34 +166,23 @@ exports! {
         create(&stream, flags)
     }
 
-    /// Destroys the stream even where it reports its context's fault.
+    /// Destroys the stream even where it reports its context's fault; its work is still to be done.
     fn cuStreamDestroy_v2(stream: Handle) {
         let mut driver = driver()?;
         let stream = driver.streams.remove(stream)?;
         let context = driver.contexts.get(stream.context)?;
         drop(driver);
+        capture::abandon(&stream.queue)?;
         context.check()
     }
 
     fn cuStreamSynchronize(stream: Handle) {
+        count(Call::Sync)?;
         Lane::of(stream)?.synchronise()
     }
 
     fn cuStreamQuery(stream: Handle) {
-        let lane = Lane::of(stream)?;
-        if lane.queue.busy.try_lock().is_err() {
-            return Err(Code::NOT_READY);
-        }
-        lane.context.synchronise()
-    }
-
-    /// The event's work is done by the time this is called; stream and event may be of two contexts.
-    fn cuStreamWaitEvent(stream: Handle, event: Handle, flags: u32) {
-        let lane = Lane::of(stream)?;
-        driver()?.events.get(event)?;
-        if flags > 1 {
-            return Err(Code::INVALID_VALUE);
-        }
-        lane.submit(|| Ok(()))
+        count(Call::Sync)?;
+        Lane::of(stream)?.query()
     }
 }

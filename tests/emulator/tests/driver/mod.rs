@@ -1,7 +1,10 @@
 //! The driver, through unmodified cudarc.
 
+mod deferred;
 mod device;
 mod errors;
+mod graphs;
+mod inject;
 mod settings;
 mod work;
 

@@ -1,0 +1,134 @@
+//! Faults on demand: the n-th call of a kind fails.
+
+use super::abi::{Out, Text};
+use super::any_driver;
+use super::context::current;
+use super::errors::{Code, Outcome, exports};
+
+/// Kinds of calls, counted over all threads and contexts from the first on, whatever comes of them.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Call {
+    /// Of device memory and of page-locked host memory.
+    Alloc,
+    /// Copies and fills.
+    Copy,
+    /// Kernels, and what a library enqueues.
+    Launch,
+    /// Waits for a stream, an event or a context, and queries.
+    Sync,
+    /// Begin and end of captures, instantiation, upload and launch of graphs.
+    Graph,
+}
+
+pub const CALLS: [(Call, &str); 5] = [
+    (Call::Alloc, "alloc"),
+    (Call::Copy, "copy"),
+    (Call::Launch, "launch"),
+    (Call::Sync, "sync"),
+    (Call::Graph, "graph"),
+];
+
+/// Calls of each kind so far.
+pub type Counts = [u64; CALLS.len()];
+
+/// Which call fails and how.
+#[derive(Clone)]
+pub struct Injection {
+    call: Call,
+    /// From 1.
+    number: u64,
+    /// All later ones too.
+    onwards: bool,
+    code: Code,
+}
+
+impl Injection {
+    /// Reads `KIND:N:CODE` or `KIND:N+:CODE`.
+    pub fn read(text: &str) -> Option<Injection> {
+        let [kind, number, code] = text.split(':').collect::<Vec<_>>()[..] else { return None };
+        let (call, _) = *CALLS.iter().find(|(_, name)| *name == kind)?;
+        let (digits, onwards) = number.strip_suffix('+').map_or((number, false), |digits| (digits, true));
+        let number = digits.parse().ok().filter(|number| *number > 0)?;
+        let code = code.parse().ok().filter(|code| *code > 0)?;
+        Some(Injection { call, number, onwards, code: Code(code) })
+    }
+}
+
+/// Whether the code is of a fault that a context doesn't survive.
+fn is_sticky(code: Code) -> bool {
+    matches!(code.0, 214 | 220 | 226 | 700 | 702 | 710 | 714..=719)
+}
+
+/// Counts a call.
+///
+/// # Errors
+/// The setting's code when it is this call's turn: the call must do nothing. A sticky code becomes the fault of the
+/// current context too, reported by every later call in it.
+pub fn count(call: Call) -> Outcome {
+    let code = {
+        let mut driver = any_driver();
+        let counted = &mut driver.calls[call as usize];
+        *counted += 1;
+        let number = *counted;
+        let hit = |injection: &Injection| {
+            injection.call == call && (number == injection.number || injection.onwards && number > injection.number)
+        };
+        driver.settings.fault.as_ref().filter(|injection| hit(injection)).map(|injection| injection.code)
+    };
+    let Some(code) = code else { return Ok(()) };
+    if is_sticky(code)
+        && let Ok(context) = current()
+    {
+        context.fault(code);
+        return context.synchronise();
+    }
+    Err(code)
+}
+
+/// Writes `KIND COUNT` lines for the `calls` setting as the process ends.
+extern "C" fn write_counts() {
+    let driver = any_driver();
+    let Some(path) = &driver.settings.calls else { return };
+    let lines: String = CALLS.iter().map(|(call, name)| format!("{name} {}\n", driver.calls[*call as usize])).collect();
+    if let Err(error) = std::fs::write(path, lines) {
+        super::errors::say(&format!("the calls are not written to {}: {error}", path.display()));
+    }
+}
+
+/// Has the counts written as the process ends, once.
+pub fn write_counts_at_exit() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    unsafe extern "C" {
+        fn atexit(callback: extern "C" fn()) -> i32;
+    }
+    // SAFETY: the callback doesn't unwind (it neither indexes past its tables nor prints with a panicking macro), and this
+    // library is never unloaded.
+    ONCE.call_once(|| unsafe {
+        atexit(write_counts);
+    });
+}
+
+exports! {
+    /// `cuemu_calls(kind, count)`: calls of a kind (`alloc`, `copy`, `launch`, `sync`, `graph`) so far.
+    fn cuemu_calls(kind: Text, calls: Out<u64>) {
+        let kind = kind.get()?;
+        let (call, _) = *CALLS.iter().find(|(_, name)| *name == kind).ok_or(Code::INVALID_VALUE)?;
+        let counted = any_driver().calls[call as usize];
+        calls.set(counted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings() {
+        let found = Injection::read("copy:12+:700").unwrap();
+        assert_eq!((found.call as usize, found.number, found.onwards, found.code), (1, 12, true, Code(700)));
+        assert!(!Injection::read("alloc:1:2").unwrap().onwards);
+        for text in ["", "copy", "copy:1", "copy:0:2", "copy:1:0", "copies:1:2", "copy:1:2:3", "copy:+:2", "copy:1:x"] {
+            assert!(Injection::read(text).is_none(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Work in order, done when somebody needs it.
+//!
+//! A piece of work has a position in its queue and may have to come after points of other queues. Those were submitted
+//! before it, so that pieces never wait for each other in a circle. A thread that runs a piece waits for another thread
+//! only while that runs an older piece, so that neither do threads.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use super::capture::Member;
+use super::lock;
+
+/// How a stream stands to the default stream of its context.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// The default stream itself: its work comes after the earlier work of all blocking streams.
+    Default,
+    /// Its work comes after the earlier work of the default stream.
+    Blocking,
+    NonBlocking,
+}
+
+/// A piece of work that runs once.
+pub type Task = Box<dyn FnOnce() + Send>;
+
+/// The work of one stream.
+pub struct Queue {
+    pub kind: Kind,
+    state: Mutex<State>,
+    /// Notified after each piece.
+    progress: Condvar,
+    /// Set while work is recorded instead.
+    pub capture: Mutex<Option<Member>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What is still to be done, oldest first.
+    pieces: VecDeque<Piece>,
+    submitted: u64,
+    done: u64,
+    /// A thread runs the piece after those that are done.
+    running: bool,
+    /// Polls that found something undone since the last submission.
+    polls: u64,
+}
+
+struct Piece {
+    after: Vec<Point>,
+    task: Task,
+}
+
+/// Everything in a queue up to a position.
+#[derive(Clone)]
+pub struct Point {
+    queue: Arc<Queue>,
+    position: u64,
+}
+
+impl Queue {
+    pub fn new(kind: Kind) -> Arc<Queue> {
+        Arc::new(Queue { kind, state: Mutex::default(), progress: Condvar::new(), capture: Mutex::default() })
+    }
+
+    /// Adds a piece that is to run after `after`; returns its point.
+    pub fn push(self: &Arc<Self>, after: Vec<Point>, task: Task) -> Point {
+        let mut state = lock(&self.state);
+        state.pieces.push_back(Piece { after, task });
+        state.submitted += 1;
+        state.polls = 0;
+        Point { queue: Arc::clone(self), position: state.submitted }
+    }
+
+    /// Everything submitted so far.
+    pub fn end(self: &Arc<Self>) -> Point {
+        Point { queue: Arc::clone(self), position: lock(&self.state).submitted }
+    }
+
+    /// Drops what isn't done.
+    pub fn abandon(&self) {
+        let pieces = std::mem::take(&mut lock(&self.state).pieces);
+        drop(pieces);
+    }
+
+    fn done(&self) -> u64 {
+        lock(&self.state).done
+    }
+
+    /// Runs pieces up to a position, and before each what it comes after; waits while other threads do so.
+    fn run_to(&self, position: u64) {
+        let mut state = lock(&self.state);
+        while state.done < position {
+            if state.running {
+                state = self.progress.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let Some(piece) = state.pieces.pop_front() else { return };
+            state.running = true;
+            drop(state);
+            piece.after.iter().for_each(Point::force);
+            (piece.task)();
+            state = lock(&self.state);
+            state.running = false;
+            state.done += 1;
+            self.progress.notify_all();
+        }
+    }
+}
+
+impl Point {
+    pub fn is_done(&self) -> bool {
+        self.queue.done() >= self.position
+    }
+
+    /// Returns once everything up to here is done.
+    pub fn force(&self) {
+        self.queue.run_to(self.position);
+    }
+
+    /// Whether everything up to here is done. Each poll but the first does one more piece, so that
+    /// polling comes to an end.
+    pub fn poll(&self) -> bool {
+        if self.is_done() {
+            return true;
+        }
+        let polls = {
+            let mut state = lock(&self.queue.state);
+            state.polls += 1;
+            state.polls
+        };
+        if polls > 1 {
+            self.step();
+        }
+        self.is_done()
+    }
+
+    /// Does the one piece that has to come next.
+    fn step(&self) {
+        let (first, after) = {
+            let state = lock(&self.queue.state);
+            (state.done + 1, state.pieces.front().map_or(Vec::new(), |piece| piece.after.clone()))
+        };
+        match after.iter().find(|point| !point.is_done()) {
+            Some(point) => point.step(),
+            None => self.queue.run_to(first),
+        }
+    }
+}
