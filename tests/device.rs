@@ -42,6 +42,14 @@ impl Target {
         }
     }
 
+    /// The most that storing `value` in this target's type moves it by, beyond what float32 does.
+    pub fn rounding(self, value: f64) -> f64 {
+        match self.element() {
+            Element::F32 => 0.0,
+            Element::F16 => value.abs() * 2f64.powi(-11) + 2f64.powi(-25),
+        }
+    }
+
     /// Limit of a layer's sum of squared errors over its sum of squares, against f64 on the same stored inputs. f32's floor
     /// is 4e-12, f16's rounding of the output alone 4e-8; a dropped last k of fc6 costs 1.5e-5.
     pub fn layer_nmse(self) -> f64 {

@@ -1,5 +1,5 @@
-// Activations are float32 or f16; all arithmetic on them is in float32. A value that f16 cannot hold becomes an infinity,
-// which the layers that follow keep visible.
+// Activations are float32 or f16; all arithmetic on them is in float32. A value that f16 cannot hold becomes an infinity:
+// the layers that follow make infinities or NaN of it, but for a ReLU over minus infinity.
 #pragma once
 
 #include <cuda_fp16.h>

@@ -66,9 +66,10 @@ impl Launcher {
     /// any other grid, and returns at once. `seed` matters to dropout alone.
     ///
     /// # Safety
-    /// `images` is at least 1 and [`Plan::check`](crate::plan::Plan::check) accepts the step. The addresses are of memory on this stream's device that stays allocated until the stream has run the kernel:
-    /// `source` and `target` with room for `images` inputs and outputs of the step, neither overlapping the other, `filter`
-    /// (K, R, S, C / groups) and `bias` (K) where the step has weights. A buffer's elements fit 31 bits.
+    /// `images` is at least 1 and [`Plan::check`](crate::plan::Plan::check) accepts the step. The addresses are of memory on
+    /// this stream's device that stays allocated until the stream has run the kernel: `source` and `target` with room for
+    /// `images` inputs and outputs of the step, neither overlapping the other, `filter` and `bias`, as [`Addresses`] says,
+    /// where the step has weights. A buffer's elements, and 128 more, fit 31 bits.
     ///
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) naming the kernel.
