@@ -50,6 +50,11 @@ impl Target {
         }
     }
 
+    /// Images of a random case, at most: an emulated device takes its time.
+    pub fn images(self) -> usize {
+        if self.device == Device::Cpu { 9 } else { 3 }
+    }
+
     /// Limit of a layer's sum of squared errors over its sum of squares, against f64 on the same stored inputs. f32's floor
     /// is 4e-12, f16's rounding of the output alone 4e-8; a dropped last k of fc6 costs 1.5e-5.
     pub fn layer_nmse(self) -> f64 {

@@ -115,7 +115,7 @@ fn check(on: Target, draw_case: impl Fn(&mut ChaCha8Rng) -> Case, scale: f32, li
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let case = draw_case(&mut rng);
         let relu = matches!(case.op, Op::Conv(_) | Op::Linear { .. }) && rng.random();
-        let (images, hidden) = (rng.random_range(1..=9), rng.random());
+        let (images, hidden) = (rng.random_range(1..=on.images()), rng.random());
         let weights = case.weights_with(VARIANTS[0].preprocess, relu, hidden, || on.round(uniform(&mut rng)));
         let values: Vec<f32> = (0..images * case.input.len()).map(|_| on.round(scale * uniform(&mut rng))).collect();
         let found = run(on, &weights, images, Input::Tensor(&values));
@@ -201,7 +201,7 @@ fn integer_sums_match_bit_for_bit(on: Target) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let case = if rng.random() { random_conv(&mut rng) } else { random_linear(&mut rng) };
         let (relu, hidden) = (rng.random(), rng.random());
-        let images = rng.random_range(1..=9);
+        let images = rng.random_range(1..=on.images());
         let mut integer = || rng.random_range(-1i8..=1) as f32;
         let weights = case.weights_with(VARIANTS[0].preprocess, relu, hidden, &mut integer);
         let values: Vec<f32> = (0..images * case.input.len()).map(|_| integer()).collect();
