@@ -45,14 +45,13 @@ __device__ Candidate block_best(Candidate best, Candidate* shared) {
     return best;
 }
 
-// The sum of all threads' values in a fixed order, for all threads. `shared` is free again after the call.
+// The sum of all threads' values in a fixed order, for all threads. `shared` is used for one call.
 __device__ float block_sum(float value, float* shared) {
     for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(ALL_LANES, value, offset);
     if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
     __syncthreads();
     float sum = 0.0f;
     for (int warp = 0; warp < WARPS; warp++) sum += shared[warp];
-    __syncthreads();
     return sum;
 }
 

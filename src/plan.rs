@@ -121,9 +121,9 @@ impl Plan {
         Ok(Plan { batch, input: network.input(), steps, buffers })
     }
 
-    /// Checks what backends rely on: steps form a chain over buffers that are large enough, and read weights that
-    /// `network` has, in shapes that fit; LRN has the one exponent that kernels have, 0.75. Plans made by this type pass for
-    /// their network; their fields are public.
+    /// Checks what backends rely on: steps form a chain over buffers that are large enough, whose last one alone gives the
+    /// logits, and read weights that `network` has, in shapes that fit; LRN has the one exponent that kernels have, 0.75.
+    /// Plans made by this type pass for their network; their fields are public.
     ///
     /// # Errors
     /// [`Error::Usage`] naming the first step that does not fit.
@@ -151,7 +151,8 @@ impl Plan {
             let room = self.buffers.get(step.target).is_some_and(|&elements| elements >= step.output.len());
             let first = matches!(step.kind, StepKind::Preprocess { .. });
             let linked = step.input == shape && step.source == source && source.is_none() == first;
-            let chained = linked && source != Some(step.target) && room;
+            let ends = step.logits == std::ptr::eq(step, self.logits());
+            let chained = linked && source != Some(step.target) && room && ends;
             let weight_fits =
                 |index: usize, expected: &[usize]| parameters.get(index).is_some_and(|p| p.weight_shape == expected);
             let (from, to) = (step.input, step.output);

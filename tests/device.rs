@@ -50,6 +50,20 @@ impl Target {
         }
     }
 
+    /// The most that storing `value` in this target's type moves it by, beyond what float32 does.
+    pub fn rounding(self, value: f64) -> f64 {
+        match self.element() {
+            Element::F32 => 0.0,
+            Element::F16 => value.abs() * 2f64.powi(-11) + 2f64.powi(-25),
+            Element::Bf16 => value.abs() * 2f64.powi(-9),
+        }
+    }
+
+    /// Images of a random case, at most: an emulated device takes its time.
+    pub fn images(self) -> usize {
+        if self.device == Device::Cpu { 9 } else { 3 }
+    }
+
     /// The value as this target stores it.
     pub fn store(self, value: f32) -> f32 {
         match self.element() {

@@ -7,7 +7,7 @@ use alexnet::net::VARIANTS;
 use alexnet::plan::{Plan, StepKind};
 use alexnet::weights::seeded;
 
-use crate::device::{self, CPU, CUDA, Target, options};
+use crate::device::{self, CPU, CUDA, CUDA_F16, Target, options};
 use crate::{on_every_device, testdata};
 
 on_every_device! { elements_are_dropped_or_doubled }
@@ -77,18 +77,19 @@ fn masks_are_independent() {
     let weights = case.weights(false, || 0.0);
     let plan = Plan::train(weights.network(), images, &["layer"]).unwrap();
     let ones = vec![1.0; images * shape.len()];
-    let mask = |seed: u64, layer: u32| -> Vec<f64> {
+    let mask_on = |on: Target, seed: u64, layer: u32| -> Vec<f64> {
         let mut plan = plan.clone();
         for step in &mut plan.steps {
             if let StepKind::Dropout { layer: number, .. } = &mut step.kind {
                 *number = layer;
             }
         }
-        let mut session = device::backend(CPU, weights.clone()).session(plan).unwrap();
+        let mut session = device::backend(on, weights.clone()).session(plan).unwrap();
         session.reseed(seed);
         session.run(Input::Tensor(&ones)).unwrap();
         session.activation("layer").unwrap().values.iter().map(|&v| f64::from(v) - 1.0).collect()
     };
+    let mask = |seed: u64, layer: u32| mask_on(CPU, seed, layer);
     // Kept is +1, dropped is -1: the mean of a product of independent masks is 0 within 5 / sqrt(n).
     let limit = |n: usize| 5.0 / (n as f64).sqrt();
     let product = |a: &[f64], b: &[f64]| {
@@ -96,13 +97,11 @@ fn masks_are_independent() {
         (a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>() / n as f64, limit(n))
     };
     let first = mask(0, 0);
-    let mut on_cuda = device::backend(CUDA, weights.clone()).session(plan.clone()).unwrap();
-    on_cuda.run(Input::Tensor(&ones)).unwrap();
-    let on_cuda = on_cuda.activation("layer").unwrap().values;
-    assert!(
-        first.iter().eq(on_cuda.iter().map(|&v| f64::from(v) - 1.0).collect::<Vec<_>>().iter()),
-        "one mask everywhere"
-    );
+    // Every part of the seed and the layer's number matter, and are the same to all.
+    let (seed, layer) = (0x1234_5678_9ABC_DEF0, 7);
+    for on in [CUDA, CUDA_F16] {
+        assert!(mask(seed, layer) == mask_on(on, seed, layer), "{on:?}: another mask than the CPU's");
+    }
     assert!(first.iter().all(|v| v.abs() == 1.0));
     assert!(first == mask(0, 0), "the same seed gives the same mask");
     let mean = first.iter().sum::<f64>() / first.len() as f64;

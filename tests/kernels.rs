@@ -3,7 +3,6 @@
 use alexnet::Precision;
 use alexnet::backend::Input;
 use alexnet::cpu::naive;
-use alexnet::cuda::Element;
 use alexnet::net::{Conv, Lrn, LrnScope, Network, Op, Parameter, Pool, Shape, VARIANTS};
 use alexnet::plan::Plan;
 use alexnet::weights::{LayerWeights, Weights, seeded};
@@ -25,6 +24,7 @@ on_every_target! {
     adaptive_average_pools_of_random_shapes
     integer_sums_match_bit_for_bit
     a_nan_survives_relu_and_pools
+    infinities_survive_pools
     preprocessing_is_exact_for_every_variant
     narrow_networks_match_the_oracle_layer_by_layer
 }
@@ -93,7 +93,9 @@ pub fn random_conv(rng: &mut impl Rng) -> Case {
     let mut side = || rng.random_range(least..=least + 20);
     let (h, w) = (side(), side());
     let count = |size: usize| (size + 2 * conv.padding - conv.kernel) / conv.stride + 1;
-    let input = Shape { h, w, c: conv.groups * rng.random_range(1..=9) };
+    // Groups of 8 channels and of others: on tensor cores they take different kernels.
+    let channels = if rng.random_ratio(1, 4) { 8 * rng.random_range(1..=2) } else { rng.random_range(1..=9) };
+    let input = Shape { h, w, c: conv.groups * channels };
     // Now and then more filters than one tile of any kernel has.
     let filters = if rng.random_ratio(1, 8) { rng.random_range(65..=150) } else { rng.random_range(1..=20) };
     let output = Shape { h: count(h), w: count(w), c: conv.groups * filters };
@@ -113,7 +115,7 @@ fn check(on: Target, draw_case: impl Fn(&mut ChaCha8Rng) -> Case, scale: f32, ex
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let case = draw_case(&mut rng);
         let relu = matches!(case.op, Op::Conv(_) | Op::Linear { .. }) && rng.random();
-        let (images, hidden) = (rng.random_range(1..=9), rng.random());
+        let (images, hidden) = (rng.random_range(1..=on.images()), rng.random());
         let weights = case.weights_with(VARIANTS[0].preprocess, relu, hidden, || on.round(uniform(&mut rng)));
         let values: Vec<f32> = (0..images * case.input.len()).map(|_| on.round(scale * uniform(&mut rng))).collect();
         let found = run(on, &weights, images, Input::Tensor(&values));
@@ -125,6 +127,13 @@ fn check(on: Target, draw_case: impl Fn(&mut ChaCha8Rng) -> Case, scale: f32, ex
         assert!(error <= limit, "{what}: NMSE {error:e}");
         if let Some(parameter) = weights.network().parameters().next() {
             check_each_sum(on, &what, &weights, parameter.fan_in() + 1, &values, &found, &expected);
+        }
+        if matches!(case.op, Op::Lrn(_)) {
+            for (&found, expected) in found.iter().zip(expected) {
+                // A dozen roundings of float32.
+                let bound = 1e-6 * expected.abs() + on.rounding(expected);
+                assert!((f64::from(found) - expected).abs() <= bound, "{what}: {found}, exactly {expected}");
+            }
         }
     }
 }
@@ -194,7 +203,7 @@ fn integer_sums_match_bit_for_bit(on: Target) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let case = if rng.random() { random_conv(&mut rng) } else { random_linear(&mut rng) };
         let (relu, hidden) = (rng.random(), rng.random());
-        let images = rng.random_range(1..=9);
+        let images = rng.random_range(1..=on.images());
         let mut integer = || rng.random_range(-1i8..=1) as f32;
         let weights = case.weights_with(VARIANTS[0].preprocess, relu, hidden, &mut integer);
         let values: Vec<f32> = (0..images * case.input.len()).map(|_| integer()).collect();
@@ -232,11 +241,7 @@ fn check_each_sum(
     let gamma = n as f64 * unit / (1.0 - n as f64 * unit);
     let hidden = weights.network().nodes.iter().any(|node| node.layer.name == "hidden");
     for (index, ((&found, &expected), sum)) in found.iter().zip(expected).zip(sums).enumerate() {
-        let rounding = match on.element() {
-            Element::F16 if hidden => expected.abs() * 2f64.powi(-11) + 2f64.powi(-25),
-            Element::Bf16 if hidden => expected.abs() * 2f64.powi(-9),
-            _ => 0.0,
-        };
+        let rounding = if hidden { on.rounding(expected) } else { 0.0 };
         let error = (f64::from(found) - expected).abs();
         let bound = gamma * sum + rounding * (1.0 + gamma);
         assert!(error <= bound, "{what}: output {index} is {found}, exactly {expected}, bound {bound:e}");
@@ -285,6 +290,40 @@ fn a_nan_survives_relu_and_pools(on: Target) {
         let found: Vec<_> = run(on, &weights, 1, Input::Tensor(&values)).iter().map(|v| v.is_nan()).collect();
         let expected: Vec<_> = run_oracle(&weights, &values).iter().map(|v| v.is_nan()).collect();
         assert_eq!(found, expected, "seed {seed}, {case:?}");
+    }
+}
+
+/// Nothing is a window's maximum that lies outside of it, not even where all its values are minus infinity.
+fn infinities_survive_pools(on: Target) {
+    for seed in 0..SHAPES {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let case = random_pool(&mut rng);
+        let weights = case.weights(false, || 0.0);
+        let values: Vec<f32> = (0..case.input.len())
+            .map(|_| match rng.random_range(0..12) {
+                0 => f32::INFINITY,
+                1 => on.round(uniform(&mut rng)),
+                _ => f32::NEG_INFINITY,
+            })
+            .collect();
+        let expected: Vec<f32> = run_oracle(&weights, &values).iter().map(|&v| v as f32).collect();
+        assert_eq!(run(on, &weights, 1, Input::Tensor(&values)), expected, "seed {seed}, {case:?}");
+    }
+}
+
+/// Sums beyond f16 become infinities of their sign, as logits they stay what they are, and 65519 still rounds down.
+#[test]
+fn sums_beyond_f16_become_infinities() {
+    let (shape, width) = (Shape { h: 1, w: 1, c: 8 }, 4);
+    let case = case("linear", Op::Linear { out_features: 0 }, shape, Shape { h: 1, w: 1, c: width });
+    let rows = [[8192.0; 8], [-8192.0; 8], [8188.0; 8], [8188.0; 8]];
+    for (hidden, expected) in [
+        (true, [f32::INFINITY, -f32::INFINITY, 65504.0, f32::INFINITY]),
+        (false, [65536.0, -65536.0, 65519.0, 65520.0]),
+    ] {
+        let mut values = rows.into_iter().flatten().map(|v| v / 64.0).chain([0.0, 0.0, 15.0, 16.0]);
+        let weights = case.weights_with(VARIANTS[0].preprocess, false, hidden, || values.next().unwrap());
+        assert_eq!(run(CUDA_F16, &weights, 1, Input::Tensor(&[64.0; 8])), expected, "hidden {hidden}");
     }
 }
 

@@ -13,4 +13,5 @@ mod model;
 mod mutations;
 mod net;
 mod testdata;
+mod traffic;
 mod weights;

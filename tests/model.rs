@@ -158,7 +158,7 @@ fn plans_that_do_not_fit_are_refused() {
     let good = Plan::new(model.network(), 4, &["pool1"]).unwrap();
     good.check(model.network()).unwrap();
     type Break = fn(&mut Plan);
-    let broken: [(&str, Break); 9] = [
+    let broken: [(&str, Break); 11] = [
         ("a narrower last layer", |p| p.steps.last_mut().unwrap().output.c = 3),
         ("a small buffer", |p| p.buffers[0] -= 1),
         ("a missing buffer", |p| p.buffers.truncate(1)),
@@ -178,6 +178,8 @@ fn plans_that_do_not_fit_are_refused() {
             }
         }),
         ("no steps", |p| p.steps.clear()),
+        ("logits in the middle", |p| p.steps[1].logits = true),
+        ("no logits", |p| p.steps.last_mut().unwrap().logits = false),
     ];
     for (what, break_it) in broken {
         let mut plan = good.clone();

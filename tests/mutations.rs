@@ -1,13 +1,16 @@
-//! Mistakes planted in the kernels' sources, one at a time: the kernel tests must fail on each of them.
+//! Mistakes planted in the kernels, one at a time: the kernel tests must fail on each of them.
 //!
-//! A mutated source is compiled by nvcc, and this executable runs the kernel tests again in a process of their own, in which
-//! the emulated driver loads that PTX instead of the crate's. `scripts/mutations.sh` runs it all.
+//! This executable runs the kernel tests again in a process of their own, in which the emulated driver loads other PTX than
+//! the crate's: that PTX without a barrier or a wait, or what nvcc makes of a mutated source. `scripts/mutations.sh` runs
+//! the latter.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
-use crate::{device, testdata};
+use alexnet::cuda::kernels::Kernel;
+
+use crate::testdata;
 
 /// A mistake: `before`, which the file has once, becomes `after`.
 struct Mutation {
@@ -40,8 +43,8 @@ const MUTATIONS: [Mutation; 10] = [
     Mutation {
         name: "swapped group",
         file: CONV,
-        before: "windows[i] = {((n * args.h + h) * args.w + w) * args.c + group * group_c, h, w};",
-        after: "windows[i] = {((n * args.h + h) * args.w + w) * args.c + (args.groups - 1 - group) * group_c, h, w};",
+        before: "args.c + group * group_c);",
+        after: "args.c + (args.groups - 1 - group) * group_c);",
         source: CONV,
     },
     Mutation {
@@ -58,7 +61,7 @@ const MUTATIONS: [Mutation; 10] = [
         after: "bias1 = 0.0f;",
         source: CONV,
     },
-    Mutation { name: "missing ReLU", file: CONV, before: "second = max_nan(second, 0.0f);", after: "", source: CONV },
+    Mutation { name: "missing ReLU", file: CONV, before: "value1 = max_nan(value1, 0.0f);", after: "", source: CONV },
     Mutation {
         name: "f16 accumulation",
         file: "ptx/mma.cuh",
@@ -77,8 +80,8 @@ __device__ __forceinline__ void unused(float (&sum)[4], const uint32_t (&a)[4], 
     Mutation {
         name: "wrong swizzle",
         file: CONV,
-        before: "ldmatrix_x4(b[j], b_tile + swizzled(n, kk * 2 + lane / 8 % 2));",
-        after: "ldmatrix_x4(b[j], b_tile + swizzled(n, (kk * 2 + lane / 8 % 2) ^ (n / 8 % 2)));",
+        before: "b_rows[kk] = B_TILE + swizzled(column + lane / 16 * 8 + lane % 8, kk * 2 + lane / 8 % 2);",
+        after: "b_rows[kk] = B_TILE + swizzled(column + lane / 16 * 8 + lane % 8, kk * 2 + lane / 8 % 2 ^ lane / 16);",
         source: CONV,
     },
     Mutation {
@@ -98,7 +101,67 @@ __device__ __forceinline__ void unused(float (&sum)[4], const uint32_t (&a)[4], 
 ];
 
 /// The kernel tests that are run on each mutation.
-const SUITE: [&str; 2] = ["kernels::cuda_f16", "guards::operands"];
+const SUITE: [&str; 4] = ["kernels::cuda_f16", "kernels::sums_beyond", "guards::operands", "dropout::cuda_f16"];
+
+impl Mutation {
+    /// The text of the file in `kernels` with the mistake.
+    fn apply(&self, kernels: &Path) -> String {
+        let text = fs::read_to_string(kernels.join(self.file)).unwrap();
+        assert_eq!(text.matches(self.before).count(), 1, "{}: the line to change", self.name);
+        text.replace(self.before, self.after)
+    }
+}
+
+/// The list is of lines that the sources have, also where no nvcc is there to run it.
+#[test]
+fn every_mutation_has_its_line() {
+    for mutation in &MUTATIONS {
+        mutation.apply(&testdata::path("kernels"));
+    }
+}
+
+/// The tests that reach every kernel with shared memory, each in all its forms.
+const GUARDS: [&str; 2] = ["guards::operands", "guards::best_classes"];
+
+/// Without any one of its barriers or waits every kernel is stopped, by the checker of the one or of the other alone, which
+/// names it.
+#[test]
+fn every_barrier_and_wait_is_missed() {
+    let mut planted = vec![];
+    for kernel in Kernel::ALL {
+        let (ptx, name) = (kernel.ptx(), kernel.name());
+        let first = ptx.find(&format!(".entry {name}(")).unwrap();
+        let end = ptx[first + 1..].find(".entry ").map_or(ptx.len(), |next| first + 1 + next);
+        for (opcode, fault) in [("bar.sync", "SharedRace"), ("cp.async.wait_group", "PendingCopy")] {
+            for (at, _) in ptx[first..end].match_indices(opcode) {
+                let at = first + at;
+                let line = at + ptx[at..].find('\n').unwrap();
+                let folder = tempfile::tempdir().unwrap();
+                fs::write(folder.path().join("without.ptx"), [&ptx[..at], &ptx[line..]].concat()).unwrap();
+                let output = run(&GUARDS, folder.path());
+                let text = String::from_utf8_lossy(&output.stderr);
+                let said: Vec<&str> = text.lines().filter(|line| line.starts_with("cuemu: ")).collect();
+                let what = format!("{name} without {opcode} in line {}", ptx[..at].lines().count() + 1);
+                assert!(!output.status.success() && !said.is_empty(), "{what}: nothing is found");
+                let named = format!("cuemu: {fault} in kernel {name}, ");
+                assert!(said.iter().all(|line| line.starts_with(&named)), "{what}: {said:?}");
+                planted.push((name, opcode));
+            }
+        }
+    }
+    planted.dedup();
+    assert_eq!(
+        planted,
+        [
+            ("conv_f32", "bar.sync"),
+            ("conv_f16", "bar.sync"),
+            ("conv_f16", "cp.async.wait_group"),
+            ("conv_f16_gather", "bar.sync"),
+            ("conv_f16_gather", "cp.async.wait_group"),
+            ("softmax_topk_f32", "bar.sync"),
+        ]
+    );
+}
 
 #[test]
 #[ignore = "compiles the kernels with nvcc, and runs the kernel tests a dozen times: run by .ci/run"]
@@ -125,10 +188,7 @@ fn every_mutation_is_caught() {
     for (index, mutation) in MUTATIONS.iter().enumerate() {
         let root = subfolder(folder.path(), &format!("kernels-{index}"));
         copy(&kernels, &root);
-        let file = root.join(mutation.file);
-        let text = fs::read_to_string(&file).unwrap();
-        assert_eq!(text.matches(mutation.before).count(), 1, "{}: the line to change", mutation.name);
-        fs::write(&file, text.replace(mutation.before, mutation.after)).unwrap();
+        fs::write(root.join(mutation.file), mutation.apply(&kernels)).unwrap();
         let ptx = subfolder(folder.path(), &format!("ptx-{index}"));
         compile(&root, mutation.source, &ptx);
         let caught = failures(&ptx);
@@ -146,10 +206,7 @@ fn every_mutation_is_caught() {
 
 /// The kernel tests that fail where the emulated driver loads the modules in `ptx` for those with the same kernels.
 fn failures(ptx: &Path) -> Vec<String> {
-    assert!(device::preload().is_some(), "mutations need the emulated device: set ALEXNET_TEST_DEVICE=emulated");
-    let mut suite = Command::new(std::env::current_exe().unwrap());
-    suite.args(SUITE).env("ALEXNET_TEST_DEVICE", "emulated").env("CUEMU_PTX", ptx);
-    let output = suite.output().unwrap();
+    let output = run(&SUITE, ptx);
     let text = String::from_utf8_lossy(&output.stdout);
     let said = || format!("{text}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(!text.contains("while loading"), "the mutation is refused, not run:\n{}", said());
@@ -158,6 +215,12 @@ fn failures(ptx: &Path) -> Vec<String> {
     assert_eq!(output.status.success(), failed.is_empty(), "{}", said());
     assert!(text.contains("test result: "), "{}", said());
     failed
+}
+
+/// Runs `tests` on the emulated device with the modules in `ptx`.
+fn run(tests: &[&str], ptx: &Path) -> Output {
+    let mut suite = Command::new(std::env::current_exe().unwrap());
+    suite.args(tests).env("ALEXNET_TEST_DEVICE", "emulated").env("CUEMU_PTX", ptx).output().unwrap()
 }
 
 fn subfolder(folder: &Path, name: &str) -> PathBuf {

@@ -1,5 +1,5 @@
 // Activations are float32, f16 or bf16; all arithmetic on them is in float32. A value that a type cannot hold becomes an
-// infinity, which the layers that follow keep visible.
+// infinity: the layers that follow make infinities or NaN of it, but for a ReLU over minus infinity.
 #pragma once
 
 #include <cuda_bf16.h>

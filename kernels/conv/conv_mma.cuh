@@ -111,7 +111,8 @@ struct Loader {
             const int n = m / (args.p * args.q), pixel = m % (args.p * args.q);
             const int w = pixel % args.q * args.stride - args.padding;
             const int h = pixel / args.q * args.stride - args.padding;
-            const int offset = ((n * args.h + h) * args.w + w) * args.c + group * group_c;
+            // Unsigned, for a row past the end may lie beyond what 31 bits count. It is not read.
+            const int offset = int(((unsigned(n) * args.h + h) * args.w + w) * args.c + group * group_c);
             // A row past the end: no tap of it lies inside.
             windows[i] = {static_cast<const T*>(args.input) + offset, m < gemm_m ? h : INT_MIN / 2, w};
         }
