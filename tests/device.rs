@@ -55,7 +55,7 @@ impl Target {
         match self.element() {
             Element::F32 => 0.0,
             Element::F16 => value.abs() * 2f64.powi(-11) + 2f64.powi(-25),
-            Element::Bf16 => value.abs() * 2f64.powi(-9),
+            Element::Bf16 => value.abs() * 2f64.powi(-8),
         }
     }
 
@@ -77,9 +77,10 @@ impl Target {
     /// where the output is of the target's type, and not float32. f32's floor is 4e-12, what rounding of an f16 output costs
     /// is 4e-8; a dropped last k of fc6 costs 1.5e-5.
     pub fn layer_nmse(self, stored: bool) -> f64 {
-        match self.element() {
-            Element::F16 if stored => 3e-7,
-            Element::Bf16 if stored => 2e-5,
+        match self.precision {
+            Precision::Float16 if stored => 3e-7,
+            Precision::Bfloat16 if stored => 2e-5,
+            Precision::Tf32 => 3e-7, // a GEMV rounds filters alone
             _ => 1e-10,
         }
     }

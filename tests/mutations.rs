@@ -23,66 +23,72 @@ struct Mutation {
     source: &'static str,
 }
 
-const CONV: &str = "conv/conv_f16.cu";
+const CONV: &str = "conv/conv_mma.cuh";
+const CONV_F16: &str = "conv/conv_f16.cu";
 
-const MUTATIONS: [Mutation; 10] = [
+const MUTATIONS: [Mutation; 20] = [
     Mutation {
         name: "dropped k",
         file: CONV,
-        before: "const int steps = (loader.gemm_k + BLOCK_K - 1) / BLOCK_K;",
-        after: "const int steps = (loader.gemm_k + BLOCK_K - 2) / BLOCK_K;",
-        source: CONV,
+        before: "(args.c / args.groups) + C::BLOCK_K - 1) / C::BLOCK_K;",
+        after: "(args.c / args.groups) + C::BLOCK_K - 2) / C::BLOCK_K;",
+        source: CONV_F16,
     },
     Mutation {
         name: "off-by-one padding",
         file: CONV,
         before: "const int w = pixel % args.q * args.stride - args.padding;",
         after: "const int w = pixel % args.q * args.stride - args.padding + (args.padding > 0);",
-        source: CONV,
+        source: CONV_F16,
     },
     Mutation {
         name: "swapped group",
         file: CONV,
         before: "args.c + group * group_c);",
         after: "args.c + (args.groups - 1 - group) * group_c);",
-        source: CONV,
+        source: CONV_F16,
     },
     Mutation {
         name: "stale stage",
         file: CONV,
-        before: "cp_async_wait<STAGES - 2>();",
-        after: "cp_async_wait<STAGES - 1>();",
-        source: CONV,
+        before: "cp_async_wait<C::STAGES - 2>();",
+        after: "cp_async_wait<C::STAGES - 1>();",
+        source: CONV_F16,
     },
     Mutation {
         name: "missing bias",
         file: CONV,
-        before: "bias1 = n + 1 < group_k ? __ldg(bias + n + 1) : 0.0f;",
+        before: "bias1 = finished && n + 1 < group_k ? __ldg(bias + n + 1) : 0.0f;",
         after: "bias1 = 0.0f;",
-        source: CONV,
+        source: CONV_F16,
     },
-    Mutation { name: "missing ReLU", file: CONV, before: "value1 = max_nan(value1, 0.0f);", after: "", source: CONV },
+    Mutation {
+        name: "missing ReLU",
+        file: CONV,
+        before: "value1 = max_nan(value1, 0.0f);",
+        after: "",
+        source: CONV_F16,
+    },
     Mutation {
         name: "f16 accumulation",
         file: "ptx/mma.cuh",
-        before: "__device__ __forceinline__ void mma_m16n8k16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {",
-        after: r#"#include <cuda_fp16.h>
-__device__ __forceinline__ void mma_m16n8k16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+        before: r#"DEFINE_MMA(__half, "m16n8k16", "f32.f16.f16.f32")"#,
+        after: r#"template <>
+__device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     __half2 low = __floats2half2_rn(sum[0], sum[1]), high = __floats2half2_rn(sum[2], sum[3]);
     asm("mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%0, %1}, {%2, %3, %4, %5}, {%6, %7}, {%0, %1};"
         : "+r"(reinterpret_cast<uint32_t&>(low)), "+r"(reinterpret_cast<uint32_t&>(high))
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
     sum[0] = __low2float(low), sum[1] = __high2float(low), sum[2] = __low2float(high), sum[3] = __high2float(high);
-}
-__device__ __forceinline__ void unused(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {"#,
-        source: CONV,
+}"#,
+        source: CONV_F16,
     },
     Mutation {
         name: "wrong swizzle",
         file: CONV,
-        before: "b_rows[kk] = B_TILE + swizzled(column + lane / 16 * 8 + lane % 8, kk * 2 + lane / 8 % 2);",
-        after: "b_rows[kk] = B_TILE + swizzled(column + lane / 16 * 8 + lane % 8, kk * 2 + lane / 8 % 2 ^ lane / 16);",
-        source: CONV,
+        before: "b_rows[kk] = C::B_TILE + swizzled(column + lane / 16 * 8 + lane % 8, kk * 2 + lane / 8 % 2);",
+        after: "b_rows[kk] = C::B_TILE + swizzled(column + lane / 16 * 8 + lane % 8, kk * 2 + lane / 8 % 2 ^ lane / 16);",
+        source: CONV_F16,
     },
     Mutation {
         name: "wrong LRN window",
@@ -94,14 +100,84 @@ __device__ __forceinline__ void unused(float (&sum)[4], const uint32_t (&a)[4], 
     Mutation {
         name: "pool off by one",
         file: "pool.cu",
-        before: "for (int s = 0; s < args.kernel; s++) {",
-        after: "for (int s = 0; s < args.kernel - (args.kernel > 1); s++) {",
+        before: "const long long h = out.p * args.stride + r, w = out.q * args.stride + s;",
+        after: "const long long h = out.p * args.stride + r, w = out.q * args.stride + (s > 0 ? s - 1 : 0);",
         source: "pool.cu",
+    },
+    Mutation {
+        name: "vector pool off by one",
+        file: "pool.cu",
+        before: "const long long h = p * args.stride + r, w = q * args.stride + s;",
+        after: "const long long h = p * args.stride + (r > 0 ? r - 1 : 0), w = q * args.stride + s;",
+        source: "pool.cu",
+    },
+    Mutation {
+        name: "split begins a step late",
+        file: CONV,
+        before: "first_step = split * split_steps;",
+        after: "first_step = split * split_steps + (split > 0);",
+        source: CONV_F16,
+    },
+    Mutation {
+        name: "split ends a step early",
+        file: CONV,
+        before: "k_end = min(gemm_k, (first_step + steps) * C::BLOCK_K);",
+        after: "k_end = min(gemm_k, (first_step + steps) * C::BLOCK_K - (args.splits > 1));",
+        source: CONV_F16,
+    },
+    Mutation {
+        name: "splits share a partial sum",
+        file: CONV,
+        before: "float* partial = args.partial + size_t(split) * args.n",
+        after: "float* partial = args.partial + size_t(split / 2) * args.n",
+        source: CONV_F16,
+    },
+    Mutation {
+        name: "a split is not added",
+        file: "conv/reduce_splits.cu",
+        before: "for (int split = 0; split < args.splits; split++)",
+        after: "for (int split = 0; split < args.splits - (args.splits > 8); split++)",
+        source: "conv/reduce_splits.cu",
+    },
+    Mutation {
+        name: "reduction without ReLU",
+        file: "conv/reduce_splits.cu",
+        before: "args.relu ? max_nan(sum, 0.0f) : sum",
+        after: "sum",
+        source: "conv/reduce_splits.cu",
+    },
+    Mutation {
+        name: "second turn of the output tile",
+        file: CONV,
+        before: "Out* target = output + size_t(block_m + turn + row) * args.k",
+        after: "Out* target = output + size_t(block_m + row) * args.k",
+        source: CONV_F16,
+    },
+    Mutation {
+        name: "GEMV drops the last chunk",
+        file: "fc/gemv.cu",
+        before: "c < args.c; c += 32 * CHUNK",
+        after: "c < args.c - (args.c > 64 ? CHUNK : 0); c += 32 * CHUNK",
+        source: "fc/gemv.cu",
+    },
+    Mutation {
+        name: "GEMV swaps the last two images",
+        file: "fc/gemv.cu",
+        before: "size_t(min(image, args.n - 1)) * args.c;",
+        after: "size_t(args.n > 2 && image > 0 ? args.n - image : min(image, args.n - 1)) * args.c;",
+        source: "fc/gemv.cu",
+    },
+    Mutation {
+        name: "blocks of pixels without padding",
+        file: "preprocess.cu",
+        before: "const int h = block_h * args.block + at / row_elements - args.padding;",
+        after: "const int h = block_h * args.block + at / row_elements - args.padding + (args.padding > 0);",
+        source: "preprocess.cu",
     },
 ];
 
 /// The kernel tests that are run on each mutation.
-const SUITE: [&str; 4] = ["kernels::cuda_f16", "kernels::sums_beyond", "guards::operands", "dropout::cuda_f16"];
+const SUITE: [&str; 4] = ["kernels::cuda_f16", "kernels::sums_beyond", "guards::operands_f16", "dropout::cuda_f16"];
 
 impl Mutation {
     /// The text of the file in `kernels` with the mistake.
@@ -121,14 +197,15 @@ fn every_mutation_has_its_line() {
 }
 
 /// The tests that reach every kernel with shared memory, each in all its forms.
-const GUARDS: [&str; 2] = ["guards::operands", "guards::best_classes"];
+const GUARDS: [&str; 3] = ["guards::operands_f32", "guards::operands_f16", "guards::best_classes"];
 
 /// Without any one of its barriers or waits every kernel is stopped, by the checker of the one or of the other alone, which
 /// names it.
 #[test]
 fn every_barrier_and_wait_is_missed() {
     let mut planted = vec![];
-    for kernel in Kernel::ALL {
+    // The convolutions of bf16 and tf32 are f16's with another instruction.
+    for kernel in Kernel::ALL.iter().filter(|k| !k.name().contains("conv_bf16") && !k.name().contains("conv_tf32")) {
         let (ptx, name) = (kernel.ptx(), kernel.name());
         let first = ptx.find(&format!(".entry {name}(")).unwrap();
         let end = ptx[first + 1..].find(".entry ").map_or(ptx.len(), |next| first + 1 + next);
@@ -154,8 +231,12 @@ fn every_barrier_and_wait_is_missed() {
         planted,
         [
             ("conv_f32", "bar.sync"),
-            ("conv_f16", "bar.sync"),
-            ("conv_f16", "cp.async.wait_group"),
+            ("conv_f16_128x128", "bar.sync"),
+            ("conv_f16_128x128", "cp.async.wait_group"),
+            ("conv_f16_128x64", "bar.sync"),
+            ("conv_f16_128x64", "cp.async.wait_group"),
+            ("conv_f16_64x64", "bar.sync"),
+            ("conv_f16_64x64", "cp.async.wait_group"),
             ("conv_f16_gather", "bar.sync"),
             ("conv_f16_gather", "cp.async.wait_group"),
             ("softmax_topk_f32", "bar.sync"),
@@ -179,7 +260,10 @@ fn every_mutation_is_caught() {
 
     // The suite passes on what this nvcc makes of the sources as they are: a failure below is the mutation's.
     let unchanged = subfolder(folder.path(), "unchanged");
-    for source in [CONV, "lrn.cu", "pool.cu"] {
+    let mut sources: Vec<&str> = MUTATIONS.iter().map(|mutation| mutation.source).collect();
+    sources.sort_unstable();
+    sources.dedup();
+    for source in sources {
         compile(&kernels, source, &unchanged);
     }
     assert_eq!(failures(&unchanged), [""; 0], "the kernels as they are");

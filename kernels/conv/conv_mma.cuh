@@ -316,7 +316,7 @@ __device__ __forceinline__ void convolve(const ConvArgs& args) {
     if (args.splits > 1) {
         float* partial = args.partial + size_t(split) * args.n * args.p * args.q * args.k;
         store(args, partial, sums, shared, block_m, block_n, group, false);
-    } else if (args.wide_output) {
+    } else if (args.wide_output || sizeof(typename C::T) == sizeof(float)) {
         store(args, static_cast<float*>(args.output), sums, shared, block_m, block_n, group, true);
     } else if constexpr (sizeof(typename C::T) < sizeof(float)) {
         store(args, static_cast<typename C::T*>(args.output), sums, shared, block_m, block_n, group, true);
