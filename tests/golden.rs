@@ -162,7 +162,7 @@ macro_rules! forward_goldens {
     ($($test:ident: $index:literal $name:literal;)*) => {$(
         mod $test {
             use super::{VARIANTS, check_forward};
-            use crate::device::{CPU, CUDA, CUDA_F16};
+            use crate::device::{CPU, CUDA, CUDA_BF16, CUDA_F16, CUDA_TF32};
 
             #[test]
             fn cpu() {
@@ -180,6 +180,18 @@ macro_rules! forward_goldens {
             #[ignore = "full width on the emulated device: half a minute each, run by .ci/run"]
             fn cuda_f16() {
                 check_forward(&VARIANTS[$index], CUDA_F16);
+            }
+
+            #[test]
+            #[ignore = "full width on the emulated device: half a minute each, run by .ci/run"]
+            fn cuda_tf32() {
+                check_forward(&VARIANTS[$index], CUDA_TF32);
+            }
+
+            #[test]
+            #[ignore = "full width on the emulated device: half a minute each, run by .ci/run"]
+            fn cuda_bf16() {
+                check_forward(&VARIANTS[$index], CUDA_BF16);
             }
         }
     )*};

@@ -26,6 +26,7 @@ on_every_target! {
     a_nan_survives_relu_and_pools
     infinities_survive_pools
     preprocessing_is_exact_for_every_variant
+    first_layers_take_pixels_and_tensors
     narrow_networks_match_the_oracle_layer_by_layer
 }
 
@@ -353,6 +354,29 @@ fn preprocessing_is_exact_for_every_variant(on: Target) {
         };
         let by_hand = by_hand.map(|v| on.store(v));
         assert_eq!([0, 1, 2].map(|c| found[c * size * size]), by_hand, "{}", variant.name);
+    }
+}
+
+/// The first layer of every variant, for which tensor cores have a layout of their own, from pixels and from their values.
+fn first_layers_take_pixels_and_tensors(on: Target) {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    for (index, variant) in VARIANTS.iter().enumerate() {
+        // Sizes with and without pixels that no window reaches, and every padding below the stride.
+        let (size, padding) = (33 + index, index % 4);
+        let conv = Conv { groups: 1, out_channels: 0, kernel: 11, stride: 4, padding };
+        let count = (size + 2 * padding - 11) / 4 + 1;
+        let (input, output) = (Shape { h: size, w: size, c: 3 }, Shape { h: count, w: count, c: 5 });
+        let case = case("conv", Op::Conv(conv), input, output);
+        let weights = case.weights_with(variant.preprocess, true, true, || on.round(uniform(&mut rng)));
+        let pixels: Vec<u8> = (0..2 * input.len()).map(|_| rng.random()).collect();
+        let values = to_nhwc(input, &naive::input(&variant.preprocess, size, &pixels));
+        let rounded: Vec<f32> = values.iter().map(|&v| on.round(v)).collect();
+        let expected = run_oracle(&weights, &rounded);
+        let what = format!("{}, {case:?}", variant.name);
+        let found = run(on, &weights, 2, Input::Pixels(&pixels));
+        let error = nmse(&found, &expected);
+        assert!(error <= on.layer_nmse(true), "{what}: NMSE {error:e}");
+        assert_eq!(bits(&found), bits(&run(on, &weights, 2, Input::Tensor(&values))), "{what}");
     }
 }
 

@@ -6,7 +6,7 @@ use alexnet::plan::{Plan, StepKind};
 use alexnet::weights::seeded;
 use alexnet::{Device, Error, Model, Options, Precision};
 
-use crate::device::{CPU, Target, options};
+use crate::device::{CPU, CUDA, CUDA_F16, Target, options};
 use crate::{on_every_device, testdata};
 
 on_every_device! {
@@ -188,6 +188,25 @@ fn plans_that_do_not_fit_are_refused() {
     }
     let other = Plan::new(Model::load("seed:0", &options(CPU)).unwrap().network(), 1, &[]).unwrap();
     assert!(other.check(model.network()).is_err());
+}
+
+/// With `deterministic`, an image's logits are the same bits in any batch, at any place in it.
+#[test]
+fn deterministic_logits_do_not_depend_on_the_batch() {
+    let image = 224 * 224 * 3;
+    let pixels = pixels(11, 224);
+    for on in [CUDA, CUDA_F16] {
+        let model = demo(Options { deterministic: true, ..options(on) });
+        assert!(model.device().ends_with("deterministic"), "{}", model.device());
+        let expected = model.logits(Input::Pixels(&pixels)).unwrap();
+        for (first, images) in [(0, 1), (1, 2), (3, 3), (2, 9), (10, 1)] {
+            let batch = &pixels[first * image..(first + images) * image];
+            let logits = model.logits(Input::Pixels(batch)).unwrap();
+            assert_eq!(logits, expected[first * 10..(first + images) * 10], "{on:?}: {images} images from {first}");
+        }
+    }
+    let error = Model::demo(&Options { deterministic: true, ..options(CPU) }).err().unwrap();
+    assert!(error.exit_code() == 2 && error.to_string().contains("deterministic"), "{error}");
 }
 
 /// More images than a session takes at once.

@@ -58,7 +58,7 @@ impl Launcher {
     ///
     /// # Safety
     /// `images` is at least 1 and [`Plan::check`](crate::plan::Plan::check) accepts the step, or it is one of a plan that
-    /// [`lower`](super::depth::Depth::lower) made of such steps. The addresses are of memory on this stream's device that
+    /// a session rearranged of such steps. The addresses are of memory on this stream's device that
     /// stays allocated until the stream has run the kernels: `source` and `target` with room for `images` inputs and outputs
     /// of the step, neither overlapping the other, `filter` and `bias` of the step's shape where it has weights, `partial`
     /// with room for the splits' sums. A buffer's elements, and 128 more, fit 31 bits, and addresses are multiples of 16.
