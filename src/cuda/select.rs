@@ -106,6 +106,14 @@ pub fn partial_elements(launch: &Launch, step: &Step, images: usize) -> usize {
     if launch.splits > 1 { launch.splits * images * step.output.len() } else { 0 }
 }
 
+/// The most elements of partial sums that a launch of `step` for up to `batch` images writes.
+pub fn most_partial_elements(step: &Step, batch: usize, rules: &Rules) -> usize {
+    // Above this, two splits would already have more than is allowed.
+    let split_at_most = MAX_PARTIAL / (2 * step.output.len().max(1));
+    let elements = |images| partial_elements(&select(step, images, rules), step, images);
+    (1..=batch.min(split_at_most)).map(elements).max().unwrap_or(0)
+}
+
 impl Problem {
     /// The product that `step` is; `None` for a step without weights.
     pub fn of(step: &Step, images: usize) -> Option<Self> {
@@ -286,6 +294,19 @@ mod tests {
         let rules = rules(Precision::Float16, false);
         assert!(select(conv3, 1, &rules).splits > 1);
         assert_eq!(select(conv3, 256, &rules).splits, 1);
+    }
+
+    /// The bound that sessions allocate by is what their launches need.
+    #[test]
+    fn partial_sums_fit_their_workspace() {
+        let network = Network::published(&VARIANTS[1], 1000).unwrap();
+        let plan = Plan::new(&network, 300, &[]).unwrap();
+        let rules = rules(Precision::Float16, false);
+        for step in &plan.steps {
+            let needed = (1..=300).map(|n| partial_elements(&select(step, n, &rules), step, n)).max().unwrap();
+            assert_eq!(most_partial_elements(step, 300, &rules), needed, "{step:?}");
+            assert!(needed <= MAX_PARTIAL);
+        }
     }
 
     /// Published widths are multiples of 8 everywhere but at the input; the gather is for odd checkpoints.

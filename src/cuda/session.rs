@@ -8,7 +8,8 @@ use cudarc::driver::{CudaSlice, DevicePtr as _, DeviceRepr};
 use super::args::{Addresses, DevicePtr, TopKArgs};
 use super::depth::arrange;
 use super::launch::Launcher;
-use super::{DeviceLayer, Element, Shared, failed, lost, select};
+use super::select::{self, Launch};
+use super::{DeviceLayer, Element, Shared, failed, lost};
 use crate::backend::{Activation, Input, Prediction, Score, Session};
 use crate::net::Shape;
 use crate::plan::{Plan, Step, StepKind};
@@ -28,6 +29,8 @@ pub struct CudaSession {
     scores: CudaSlice<f32>,
     /// Images of the last run.
     images: usize,
+    /// A launch a step for a number of images, that of the last run.
+    launches: (usize, Vec<Launch>),
     seed: u64,
     host: Host,
 }
@@ -51,6 +54,11 @@ const MAX_ELEMENTS: usize = i32::MAX as usize - 128;
 
 impl CudaSession {
     pub fn new(shared: Arc<Shared>, plan: Plan) -> Result<Self> {
+        let rules = shared.rules;
+        let plan = match &shared.depth {
+            Some(depth) => depth.lower(&plan).unwrap_or(plan),
+            None => plan,
+        };
         let largest = plan.buffers.iter().max().copied().unwrap_or(0);
         if plan.batch.saturating_mul(largest) > MAX_ELEMENTS {
             return Err(Error::Usage(match MAX_ELEMENTS / largest {
@@ -61,17 +69,10 @@ impl CudaSession {
             }));
         }
         let pixels = allocate(&shared, plan.batch * plan.input.len())?;
-        let rules = shared.rules;
-        let plan = match &shared.depth {
-            Some(depth) => depth.lower(&plan).unwrap_or(plan),
-            None => plan,
-        };
         let bytes = rules.element().buffer_bytes(&plan);
         let buffers = bytes.into_iter().map(|bytes| allocate(&shared, bytes * plan.batch));
         let buffers = buffers.collect::<Result<_>>()?;
-        let partial = (1..=plan.batch).flat_map(|images| plan.steps.iter().map(move |step| (step, images)));
-        let partial =
-            partial.map(|(step, images)| select::partial_elements(&select::select(step, images, &rules), step, images));
+        let partial = plan.steps.iter().map(|step| select::most_partial_elements(step, plan.batch, &rules));
         let partial = allocate(&shared, partial.max().unwrap_or(0))?;
         let (indices, scores) = (allocate(&shared, plan.batch)?, allocate(&shared, plan.batch)?);
         Ok(CudaSession {
@@ -83,6 +84,7 @@ impl CudaSession {
             indices,
             scores,
             images: 0,
+            launches: (0, vec![]),
             seed: 0,
             host: Host::default(),
         })
@@ -93,8 +95,9 @@ impl CudaSession {
         slice.device_ptr(self.shared.launcher.own_stream()).0
     }
 
-    /// Starts the kernel of `step`, whose source is `source`.
-    fn start(&self, step: &Step, source: DevicePtr) -> Result<()> {
+    /// Starts the kernel of step `index`, whose source is `source`.
+    fn start(&self, index: usize, source: DevicePtr) -> Result<()> {
+        let (step, launch) = (&self.plan.steps[index], &self.launches.1[index]);
         let layer = match step.kind {
             StepKind::Conv { weights, .. } | StepKind::Linear { weights, .. } => Some(&self.shared.layers[weights]),
             _ => None,
@@ -111,8 +114,7 @@ impl CudaSession {
         // shapes, windows lie within their inputs and the layer's tensors have the step's shapes; the session's batch
         // bounds `images`, of which there is at least one, and its size was checked against MAX_ELEMENTS.
         unsafe {
-            let launch = select::select(step, self.images, &self.shared.rules);
-            self.shared.launcher.launch_step(&launch, step, self.images, &self.shared.rules, self.seed, &addresses)
+            self.shared.launcher.launch_step(launch, step, self.images, &self.shared.rules, self.seed, &addresses)
         }
     }
 
@@ -128,13 +130,17 @@ impl CudaSession {
 
     /// Queues the copy of the input and every step.
     fn enqueue(&mut self, input: Input<'_>) -> Result<()> {
+        if self.launches.0 != self.images {
+            let launches = self.plan.steps.iter().map(|step| select::select(step, self.images, &self.shared.rules));
+            self.launches = (self.images, launches.collect());
+        }
         let stream = self.shared.launcher.own_stream();
         let copying = |e| failed("copying the input", e);
-        let (first, rest) = self.plan.steps.split_first().expect("a plan has steps");
+        let first = self.plan.steps.first().expect("a plan has steps");
         match input {
             Input::Pixels(pixels) => {
                 stream.memcpy_htod(pixels, &mut self.pixels.slice_mut(..pixels.len())).map_err(copying)?;
-                self.start(first, self.address(&self.pixels))?;
+                self.start(0, self.address(&self.pixels))?;
             }
             // A tensor takes the place of the preprocessing's output.
             Input::Tensor(values) => {
@@ -158,9 +164,9 @@ impl CudaSession {
                 stream.memcpy_htod(bytes, target).map_err(copying)?;
             }
         }
-        for step in rest {
-            let source = step.source.expect("only the first step reads the input");
-            self.start(step, self.address(&self.buffers[source]))?;
+        for index in 1..self.plan.steps.len() {
+            let source = self.plan.steps[index].source.expect("only the first step reads the input");
+            self.start(index, self.address(&self.buffers[source]))?;
         }
         Ok(())
     }
