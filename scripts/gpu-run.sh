@@ -4,7 +4,7 @@
 #
 #   bash run.sh correctness OUT    the CUDA suite, full-width goldens included, on the real device
 #   bash run.sh sanitizer OUT      the kernel tests under compute-sanitizer: memcheck, racecheck, initcheck, synccheck
-#   bash run.sh bench OUT          images per second of every variant in both precisions
+#   bash run.sh bench OUT          images per second of every variant in every precision
 set -uo pipefail
 slice=$1
 mkdir -p "$2"
@@ -36,10 +36,10 @@ sanitizer)
 bench)
     status=0
     separator='['
-    for precision in float32 float16; do
+    for precision in float32 tf32 float16 bfloat16; do
         for variant in torchvision half single-tower paper caffe caffenet; do
             echo "$separator"
-            timeout 40 ./alexnet bench -m "$variant" --device cuda --precision "$precision" -b 1,8,64,256 --duration 2 --json \
+            timeout 25 ./alexnet bench -m "$variant" --device cuda --precision "$precision" -b 1,8,64,256 --duration 1 --json \
                 || { status=$?; echo null; }
             separator=,
         done
