@@ -190,16 +190,20 @@ macro_rules! on_every_device {
     };
 }
 
-/// As [`on_every_device`], and in the precisions that cost a test of kernels more than they show in others.
+/// As [`on_every_device`], and in the precisions whose kernels are other instances of f16's. Those are run by .ci/run.
 #[macro_export]
 macro_rules! on_every_target {
     ($($test:ident)*) => {
         $crate::on_every_device! { $($test)* }
         mod cuda_tf32 {
-            $(#[test] fn $test() { super::$test($crate::device::CUDA_TF32) })*
+            $(#[test] #[ignore = "half a minute for all of tf32, run by .ci/run"] fn $test() {
+                super::$test($crate::device::CUDA_TF32)
+            })*
         }
         mod cuda_bf16 {
-            $(#[test] fn $test() { super::$test($crate::device::CUDA_BF16) })*
+            $(#[test] #[ignore = "half a minute for all of bf16, run by .ci/run"] fn $test() {
+                super::$test($crate::device::CUDA_BF16)
+            })*
         }
     };
 }
