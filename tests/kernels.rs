@@ -198,7 +198,8 @@ fn adaptive_average_pools_of_random_shapes(on: Target) {
     );
 }
 
-/// Sums of products of -1, 0 and 1 are exact in f32, and in f16 up to 2048, more than any of these; in bf16 they are rounded once. So a wrong term cannot hide in a tolerance.
+/// Sums of products of -1, 0 and 1 are exact in f32, and in f16 up to 2048, more than any of these; in bf16 they are rounded
+/// once. So a wrong term cannot hide in a tolerance.
 fn integer_sums_match_bit_for_bit(on: Target) {
     for seed in 0..500 {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);

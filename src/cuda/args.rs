@@ -197,16 +197,16 @@ impl ConvArgs {
 }
 
 impl ReduceArgs {
-    /// The end of a convolution or fully connected step whose GEMM_K was summed in `splits` parts.
-    pub fn new(step: &Step, images: usize, relu: bool, splits: usize, addresses: &Addresses) -> Self {
+    /// The end of a convolution whose GEMM_K was summed in several parts.
+    pub fn new(conv: &ConvArgs) -> Self {
         ReduceArgs {
-            partial: addresses.partial,
-            bias: addresses.bias,
-            output: addresses.target,
-            count: (images * step.output.len()) as i64,
-            k: int(step.output.c),
-            splits: int(splits),
-            relu: i32::from(relu),
+            partial: conv.partial,
+            bias: conv.bias,
+            output: conv.output,
+            count: [conv.n, conv.p, conv.q, conv.k].map(i64::from).iter().product(),
+            k: conv.k,
+            splits: conv.splits,
+            relu: conv.relu,
             reserved: 0,
         }
     }

@@ -1,6 +1,7 @@
 //! The first convolution on tensor cores: its three channels are too few for them, so that preprocessing lays blocks of
 //! pixels out as the channels of one, and the filters follow. Free of CUDA.
 
+use crate::model::Precision;
 use crate::net::{Conv, Network, Op, Shape};
 use crate::plan::{Plan, SpaceToDepth, Step, StepKind};
 
@@ -15,8 +16,12 @@ pub(super) struct Depth {
 }
 
 impl Depth {
-    /// `None` for a network whose first layer is not a strided convolution with blocks of a multiple of eight values.
-    pub(super) fn of(network: &Network) -> Option<Self> {
+    /// `None` without tensor cores, and for a network whose first layer is not a strided convolution with blocks of a multiple
+    /// of eight values.
+    pub(super) fn of(network: &Network, precision: Precision) -> Option<Self> {
+        if precision == Precision::Float32 {
+            return None;
+        }
         let node = network.nodes.first()?;
         let Op::Conv(conv) = node.layer.op else { return None };
         let fits = conv.groups == 1
@@ -44,7 +49,7 @@ impl Depth {
     }
 
     /// `plan` with this layout between its first two steps; `None` where its input is kept, which has the network's layout.
-    pub(super) fn lower(&self, plan: &Plan) -> Option<Plan> {
+    fn lower(&self, plan: &Plan) -> Option<Plan> {
         let mut plan = plan.clone();
         let [first, second, ..] = &mut plan.steps[..] else { return None };
         let (StepKind::Preprocess { depth, .. }, StepKind::Conv { conv, .. }) = (&mut first.kind, &mut second.kind)
@@ -79,6 +84,11 @@ impl Depth {
     }
 }
 
+/// `plan` as `depth` rearranges it, where it does.
+pub(super) fn lowered(depth: Option<Depth>, plan: Plan) -> Plan {
+    depth.and_then(|depth| depth.lower(&plan)).unwrap_or(plan)
+}
+
 /// Values (N, H, W, 3) in the layout that `step`, a preprocessing step, gives to `images` images.
 pub(super) fn arrange(step: &Step, layout: SpaceToDepth, values: &[f32]) -> Vec<f32> {
     let (from, to) = (step.input, step.output);
@@ -110,7 +120,7 @@ mod tests {
         for variant in &VARIANTS {
             let widths = [2, 1, 1, 1, 1, 1, 1, 1].map(|w| 2 * w);
             let network = Network::with_widths(variant, &widths, variant.input_size).unwrap();
-            let depth = Depth::of(&network).unwrap();
+            let depth = Depth::of(&network, Precision::Float16).unwrap();
             let plan = Plan::new(&network, 1, &[]).unwrap();
             let lowered = depth.lower(&plan).unwrap();
             let (first, second) = (&lowered.steps[0], &lowered.steps[1]);
@@ -143,7 +153,7 @@ mod tests {
     #[test]
     fn a_kept_input_keeps_its_layout() {
         let network = Network::published(&VARIANTS[0], 10).unwrap();
-        let depth = Depth::of(&network).unwrap();
+        let depth = Depth::of(&network, Precision::Float16).unwrap();
         assert!(depth.lower(&Plan::new(&network, 1, &["input"]).unwrap()).is_none());
         assert!(depth.lower(&Plan::new(&network, 1, &["conv1"]).unwrap()).is_some());
     }

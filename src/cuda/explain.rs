@@ -3,23 +3,20 @@
 
 use std::fmt::Write;
 
-use super::depth::Depth;
+use super::depth::{Depth, lowered};
 use super::kernels::ConvConfig;
 use super::select::{self, Problem, Rules};
-use crate::model::Precision;
+use crate::Result;
 use crate::net::Network;
 use crate::plan::{Plan, Step};
-use crate::{Error, Result};
 
 /// A paragraph a step of `network` for `images` images: problem, launch, and what spoke for it. Cycles are modelled, an
 /// order among candidates.
 ///
 /// # Errors
-/// [`Error::Usage`] for a batch of 0.
+/// [`Error::Usage`](crate::Error::Usage) for a batch of 0.
 pub fn explain(network: &Network, images: usize, rules: &Rules) -> Result<String> {
-    let plan = Plan::new(network, images, &[])?;
-    let depth = Depth::of(network).filter(|_| rules.precision != Precision::Float32);
-    let plan = depth.and_then(|depth| depth.lower(&plan)).unwrap_or(plan);
+    let plan = lowered(Depth::of(network, rules.precision), Plan::new(network, images, &[])?);
     let mut text = format!(
         "{}, {images} image{}, {}{}, {} multiprocessors; cycles are modelled\n",
         network.variant.name,
@@ -29,7 +26,7 @@ pub fn explain(network: &Network, images: usize, rules: &Rules) -> Result<String
         rules.multiprocessors
     );
     for step in &plan.steps {
-        explain_step(&mut text, step, images, rules).map_err(|_| Error::Usage("no memory for the text".into()))?;
+        explain_step(&mut text, step, images, rules).expect("writing to a String");
     }
     Ok(text)
 }

@@ -57,11 +57,11 @@ impl Launcher {
     /// by a second kernel. `seed` matters to dropout alone.
     ///
     /// # Safety
-    /// `images` is at least 1 and [`Plan::check`](crate::plan::Plan::check) accepts the step, or it is one of a plan that
-    /// a session rearranged of such steps. The addresses are of memory on this stream's device that
-    /// stays allocated until the stream has run the kernels: `source` and `target` with room for `images` inputs and outputs
-    /// of the step, neither overlapping the other, `filter` and `bias` of the step's shape where it has weights, `partial`
-    /// with room for the splits' sums. A buffer's elements, and 128 more, fit 31 bits, and addresses are multiples of 16.
+    /// `images` is at least 1 and [`Plan::check`](crate::plan::Plan::check) accepts the step, or it is one that a session
+    /// rearranged. The addresses are of memory on this stream's device that stays allocated until the stream has run the
+    /// kernels: `source` and `target` with room for `images` inputs and outputs of the step, neither overlapping the other,
+    /// `filter` and `bias` of the step's shape where it has weights, `partial` with room for the splits' sums. A buffer's
+    /// elements, and 128 more, fit 31 bits, and addresses are multiples of 16.
     ///
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) naming the kernel.
@@ -87,12 +87,12 @@ impl Launcher {
                     self.launch(launch, SpaceToDepthArgs::new(&preprocess, layout, step, images, source, target))
                 }
                 StepKind::Conv { conv, relu, .. } => {
-                    self.launch(launch, ConvArgs::conv(&conv, step, images, relu, splits, addresses))?;
-                    self.reduce(launch, step, images, rules, relu, addresses)
+                    let args = ConvArgs::conv(&conv, step, images, relu, splits, addresses);
+                    self.launch_product(launch, &select::reduce(step, images, rules), args)
                 }
                 StepKind::Linear { relu, .. } => {
-                    self.launch(launch, ConvArgs::linear(step, images, relu, splits, addresses))?;
-                    self.reduce(launch, step, images, rules, relu, addresses)
+                    let args = ConvArgs::linear(step, images, relu, splits, addresses);
+                    self.launch_product(launch, &select::reduce(step, images, rules), args)
                 }
                 StepKind::Lrn(lrn) => self.launch(launch, LrnArgs::new(&lrn, step.output, images, source, target)),
                 StepKind::MaxPool(pool) => {
@@ -107,25 +107,19 @@ impl Launcher {
         }
     }
 
-    /// Adds up the splits of `launch`, if it has several.
+    /// Starts a convolution, and `reduce` after it where it has several splits to add up.
     ///
     /// # Safety
-    /// As [`launch_step`](Self::launch_step).
-    unsafe fn reduce(
-        &self,
-        launch: &Launch,
-        step: &Step,
-        images: usize,
-        rules: &Rules,
-        relu: bool,
-        addresses: &Addresses,
-    ) -> Result<()> {
-        if launch.splits == 1 {
-            return Ok(());
+    /// As [`launch`](Self::launch), of both kernels.
+    unsafe fn launch_product(&self, launch: &Launch, reduce: &Launch, args: ConvArgs) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.launch(launch, args)?;
+            if launch.splits > 1 {
+                self.launch(reduce, ReduceArgs::new(&args))?;
+            }
         }
-        let args = ReduceArgs::new(step, images, relu, launch.splits, addresses);
-        // SAFETY: the caller's promise covers partial sums, bias and target.
-        unsafe { self.launch(&select::reduce(step, images, rules), args) }
+        Ok(())
     }
 
     /// Starts a kernel and returns at once.

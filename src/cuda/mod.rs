@@ -69,7 +69,7 @@ impl CudaBackend {
         let launcher = Launcher::new(device, precision)?;
         let (network, layers) = weights.into_parts();
         let weighted = network.nodes.iter().filter(|n| n.weight_shape().is_some());
-        let depth = Depth::of(&network).filter(|_| precision != Precision::Float32);
+        let depth = Depth::of(&network, precision);
         let layers = weighted.zip(layers).enumerate().map(|(index, (node, layer))| {
             let taps = match node.layer.op {
                 Op::Conv(conv) => conv.kernel * conv.kernel,

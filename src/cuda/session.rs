@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, DevicePtr as _, DeviceRepr};
 
 use super::args::{Addresses, DevicePtr, TopKArgs};
-use super::depth::arrange;
+use super::depth::{arrange, lowered};
 use super::launch::Launcher;
 use super::select::{self, Launch};
 use super::{DeviceLayer, Element, Shared, failed, lost};
@@ -55,10 +55,7 @@ const MAX_ELEMENTS: usize = i32::MAX as usize - 128;
 impl CudaSession {
     pub fn new(shared: Arc<Shared>, plan: Plan) -> Result<Self> {
         let rules = shared.rules;
-        let plan = match &shared.depth {
-            Some(depth) => depth.lower(&plan).unwrap_or(plan),
-            None => plan,
-        };
+        let plan = lowered(shared.depth, plan);
         let largest = plan.buffers.iter().max().copied().unwrap_or(0);
         if plan.batch.saturating_mul(largest) > MAX_ELEMENTS {
             return Err(Error::Usage(match MAX_ELEMENTS / largest {
@@ -105,7 +102,7 @@ impl CudaSession {
         let addresses = Addresses {
             source,
             target: self.address(&self.buffers[step.target]),
-            filter: layer.map_or(0, |layer| self.address(self.filter(step, layer))),
+            filter: layer.map_or(0, |layer| self.address(self.filter(layer))),
             bias: layer.map_or(0, |layer| self.address(&layer.bias)),
             partial: self.address(&self.partial),
         };
@@ -118,12 +115,10 @@ impl CudaSession {
         }
     }
 
-    /// The layer's filter for the layout that `step` reads.
-    fn filter<'a>(&self, step: &Step, layer: &'a DeviceLayer) -> &'a CudaSlice<u8> {
-        let first = &self.plan.steps[0];
-        let rearranged = matches!(first.kind, StepKind::Preprocess { depth: Some(_), .. });
-        match &layer.depth_filter {
-            Some(filter) if rearranged && step.source == Some(first.target) => filter,
+    /// The layer's filter for the layout that preprocessing gives.
+    fn filter<'a>(&self, layer: &'a DeviceLayer) -> &'a CudaSlice<u8> {
+        match (&layer.depth_filter, self.plan.steps[0].kind) {
+            (Some(filter), StepKind::Preprocess { depth: Some(_), .. }) => filter,
             _ => &layer.filter,
         }
     }
@@ -144,16 +139,14 @@ impl CudaSession {
             }
             // A tensor takes the place of the preprocessing's output.
             Input::Tensor(values) => {
-                let arranged = match first.kind {
-                    StepKind::Preprocess { depth: Some(layout), .. } => Cow::Owned(arrange(first, layout, values)),
-                    _ => Cow::Borrowed(values),
-                };
-                let bytes = match self.shared.rules.element().encode(&arranged) {
-                    // What was arranged ends here.
-                    Cow::Borrowed(bytes) if matches!(arranged, Cow::Owned(_)) => {
-                        self.host.input = bytes.to_vec();
-                        &self.host.input
+                let element = self.shared.rules.element();
+                let encoded = match first.kind {
+                    StepKind::Preprocess { depth: Some(layout), .. } => {
+                        Cow::Owned(element.encode(&arrange(first, layout, values)).into_owned())
                     }
+                    _ => element.encode(values),
+                };
+                let bytes = match encoded {
                     Cow::Borrowed(bytes) => bytes,
                     Cow::Owned(bytes) => {
                         self.host.input = bytes; // until the copy has read it

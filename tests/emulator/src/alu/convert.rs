@@ -14,37 +14,32 @@ macro_rules! integers {
     };
 }
 
-macro_rules! from_float {
-    ($($ty:ident $name:literal $nan:expr;)+) => {
-        [$(&alu! {
-            concat!("cvt.rni.", $name, ".f32") => |a: f32| -> $ty { if a.is_nan() { $nan } else { a.round_ties_even() as $ty } }
-            concat!("cvt.rzi.", $name, ".f32") => |a: f32| -> $ty { if a.is_nan() { $nan } else { a as $ty } }
-            concat!("cvt.rmi.", $name, ".f32") => |a: f32| -> $ty { if a.is_nan() { $nan } else { a.floor() as $ty } }
-            concat!("cvt.rpi.", $name, ".f32") => |a: f32| -> $ty { if a.is_nan() { $nan } else { a.ceil() as $ty } }
-            concat!("cvt.rni.ftz.", $name, ".f32") => |a: f32| -> $ty { if a.is_nan() { $nan } else { flush(a).round_ties_even() as $ty } }
-            concat!("cvt.rzi.ftz.", $name, ".f32") => |a: f32| -> $ty { if a.is_nan() { $nan } else { flush(a) as $ty } }
-            concat!("cvt.rmi.ftz.", $name, ".f32") => |a: f32| -> $ty { if a.is_nan() { $nan } else { flush(a).floor() as $ty } }
-            concat!("cvt.rpi.ftz.", $name, ".f32") => |a: f32| -> $ty { if a.is_nan() { $nan } else { flush(a).ceil() as $ty } }
-        } as &[Alu]),+]
+/// From a float format to every integer type in every rounding: the format's lane, what stands between rounding and type,
+/// its name, and a lane's value.
+macro_rules! to_integers {
+    ($float:ident $modifier:literal $float_name:literal |$a:ident| $value:expr) => {
+        to_integers! { $float $modifier $float_name |$a| $value;
+            u16 "u16" 0, i16 "s16" 0, u32 "u32" 0, i32 "s32" 0, u64 "u64" 1 << 63, i64 "s64" i64::MIN
+        }
+    };
+    ($float:ident $modifier:literal $float_name:literal |$a:ident| $value:expr; $($ty:ident $name:literal $nan:expr),+) => {
+        alu! {$(
+            concat!("cvt.rni", $modifier, ".", $name, ".", $float_name) =>
+                |$a: $float| -> $ty { let value = $value; if value.is_nan() { $nan } else { value.round_ties_even() as $ty } }
+            concat!("cvt.rzi", $modifier, ".", $name, ".", $float_name) =>
+                |$a: $float| -> $ty { let value = $value; if value.is_nan() { $nan } else { value as $ty } }
+            concat!("cvt.rmi", $modifier, ".", $name, ".", $float_name) =>
+                |$a: $float| -> $ty { let value = $value; if value.is_nan() { $nan } else { value.floor() as $ty } }
+            concat!("cvt.rpi", $modifier, ".", $name, ".", $float_name) =>
+                |$a: $float| -> $ty { let value = $value; if value.is_nan() { $nan } else { value.ceil() as $ty } }
+        )+}
     };
 }
-
-const FROM_FLOAT: [&[Alu]; 6] = from_float! {
-    u16 "u16" 0;
-    i16 "s16" 0;
-    u32 "u32" 0;
-    i32 "s32" 0;
-    u64 "u64" 1 << 63;
-    i64 "s64" i64::MIN;
-};
+pub(super) use to_integers;
 
 pub const FORMS: &[&[Alu]] = &[
-    FROM_FLOAT[0],
-    FROM_FLOAT[1],
-    FROM_FLOAT[2],
-    FROM_FLOAT[3],
-    FROM_FLOAT[4],
-    FROM_FLOAT[5],
+    &to_integers! { f32 "" "f32" |a| a },
+    &to_integers! { f32 ".ftz" "f32" |a| flush(a) },
     &integers! {
         u8 "u8": u16 "u16", i16 "s16", u32 "u32", i32 "s32", u64 "u64", i64 "s64";
         i8 "s8": u16 "u16", i16 "s16", u32 "u32", i32 "s32", u64 "u64", i64 "s64";

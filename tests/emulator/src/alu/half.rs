@@ -1,6 +1,7 @@
 //! f16 arithmetic, alone and in pairs: computed in f32, rounded when a result is written. Sums and products of two f16
 //! lose nothing to the rounding in between: f32 has more than twice the digits of f16 and two.
 
+use super::convert::to_integers;
 use super::float::{Round, maximum, minimum};
 use super::lane::{LANES, Lane, Registers};
 use super::packed::{CANONICAL_NAN, Packed, lanes, packed, positive};
@@ -103,27 +104,7 @@ macro_rules! from_integer {
     };
 }
 
-macro_rules! to_integer {
-    ($($ty:ident $name:literal $nan:expr;)+) => {
-        [$(&alu! {
-            concat!("cvt.rni.", $name, ".f16") => |a: Half| -> $ty { if a.0.is_nan() { $nan } else { a.0.round_ties_even() as $ty } }
-            concat!("cvt.rzi.", $name, ".f16") => |a: Half| -> $ty { if a.0.is_nan() { $nan } else { a.0 as $ty } }
-            concat!("cvt.rmi.", $name, ".f16") => |a: Half| -> $ty { if a.0.is_nan() { $nan } else { a.0.floor() as $ty } }
-            concat!("cvt.rpi.", $name, ".f16") => |a: Half| -> $ty { if a.0.is_nan() { $nan } else { a.0.ceil() as $ty } }
-        } as &[Alu]),+]
-    };
-}
-
 const FROM_INTEGER: [&[Alu]; 6] = from_integer! { u16 "u16" i16 "s16" u32 "u32" i32 "s32" u64 "u64" i64 "s64" };
-
-const TO_INTEGER: [&[Alu]; 6] = to_integer! {
-    u16 "u16" 0;
-    i16 "s16" 0;
-    u32 "u32" 0;
-    i32 "s32" 0;
-    u64 "u64" 1 << 63;
-    i64 "s64" i64::MIN;
-};
 
 pub const FORMS: &[&[Alu]] = &[
     &packed! {
@@ -169,12 +150,7 @@ pub const FORMS: &[&[Alu]] = &[
     FROM_INTEGER[3],
     FROM_INTEGER[4],
     FROM_INTEGER[5],
-    TO_INTEGER[0],
-    TO_INTEGER[1],
-    TO_INTEGER[2],
-    TO_INTEGER[3],
-    TO_INTEGER[4],
-    TO_INTEGER[5],
+    &to_integers! { Half "" "f16" |a| a.0 },
 ];
 
 #[cfg(test)]
