@@ -60,12 +60,14 @@ pub mod image;
 pub mod input;
 mod model;
 pub mod net;
+mod pixels;
 pub mod plan;
 pub mod weights;
 
 pub use backend::{Input, Prediction, Score, Session};
 pub use error::{Error, Result};
 pub use model::{Device, Model, NOT_FINITE, Options, Precision, demo_checkpoint, open_checkpoint};
+pub use pixels::Pixels;
 
 /// The README's example compiles.
 #[cfg(doctest)]
