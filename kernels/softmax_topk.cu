@@ -5,6 +5,7 @@
 //   k times: the best class that comes after the last one found in the order (logit down, index up)
 //
 // A class is skipped by comparing it with the last one found, so that nothing is marked or sorted and k may be any number.
+// Beside them, whether all of the image's logits are finite: where one is not, values overflowed on the way.
 #include "common/args.cuh"
 
 namespace topk {
@@ -57,10 +58,17 @@ __device__ float block_sum(float value, float* shared) {
 
 extern "C" __global__ void __launch_bounds__(THREADS) softmax_topk_f32(const TopKArgs args) {
     __shared__ Candidate candidates[WARPS];
-    __shared__ float sums[WARPS];
+    __shared__ float sums[WARPS], overflows[WARPS];
     const float* logits = args.logits + static_cast<size_t>(blockIdx.x) * args.classes;
     const size_t out = static_cast<size_t>(blockIdx.x) * args.k;
     const Candidate none = {-INFINITY, 0x7fffffff};
+
+    float overflow = 0.0f;
+    for (int index = threadIdx.x; index < args.classes; index += THREADS) {
+        overflow += isfinite(__ldg(logits + index)) ? 0.0f : 1.0f;
+    }
+    overflow = block_sum(overflow, overflows);
+    if (threadIdx.x == 0) args.finite[blockIdx.x] = overflow == 0.0f;
 
     Candidate last = {INFINITY, -1}; // comes before every class
     float maximum = 0.0f, denominator = 1.0f;

@@ -1,8 +1,11 @@
 //! The boundary between the network and the devices that run it.
 //!
 //! A [`Backend`] holds a network's weights, uploaded once. A [`Session`] holds the buffers of one [`Plan`] and runs it on
-//! batch after batch; once its first run is over it allocates nothing of its own.
+//! batch after batch, and shows its layers; once its first run is over it allocates nothing of its own. A [`Pipeline`] takes
+//! batches of pixels ahead of time and gives back nothing but the best classes, as fast as the device can.
 
+use crate::model::Precision;
+use crate::pixels::Pixels;
 use crate::plan::Plan;
 use crate::{Error, Result};
 
@@ -16,6 +19,77 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// [`Error::Usage`] for a plan of another network, [`Error::Device`] when the device cannot hold the buffers.
     fn session(&self, plan: Plan) -> Result<Box<dyn Session>>;
+
+    /// A pipeline of `plan` that gives the `k` best classes of each image, `min(k, classes)`, at least one.
+    ///
+    /// # Errors
+    /// As [`session`](Self::session), [`Error::DeviceMemory`] where a smaller batch may fit.
+    fn pipeline(&self, plan: Plan, k: usize, score: Score) -> Result<Box<dyn Pipeline>>;
+
+    /// Memory that a pipeline of this device copies from fastest, `len` zeros.
+    ///
+    /// # Errors
+    /// [`Error::DeviceMemory`] where the system refuses that much.
+    fn pixels(&self, len: usize) -> Result<Pixels>;
+}
+
+/// Batches on their way through a device, first in, first out.
+pub trait Pipeline: Send {
+    /// Most images in a batch.
+    fn batch(&self) -> usize;
+
+    /// Batches that may be under way at once.
+    fn depth(&self) -> usize;
+
+    /// Starts a batch, RGB (N, H, W, 3) at the network's input size, N from 1 to the pipeline's batch.
+    ///
+    /// # Errors
+    /// Those of the device; the batch is then under way all the same, for [`abandon`](Self::abandon) to give back.
+    /// [`Error::Usage`] for a batch of another size.
+    ///
+    /// # Panics
+    /// If as many are under way as may be.
+    fn submit(&mut self, pixels: Pixels) -> Result<()>;
+
+    /// As [`submit`](Self::submit), for pixels that the device holds already, which are those of the batch submitted `depth`
+    /// batches before: what it takes without copying.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    ///
+    /// # Panics
+    /// As [`submit`](Self::submit).
+    fn resubmit(&mut self, pixels: Pixels) -> Result<()>;
+
+    /// Waits for the oldest batch; `None` where none is under way.
+    ///
+    /// # Errors
+    /// Those of the device; the batch stays under way.
+    fn collect(&mut self) -> Result<Option<Done>>;
+
+    /// Gives up all batches under way and gives back their pixels, oldest first; none of a device that hangs, which may still
+    /// read them.
+    fn abandon(&mut self) -> Vec<Pixels>;
+}
+
+/// A batch that a pipeline is done with.
+#[derive(Debug)]
+pub struct Done {
+    /// What was submitted.
+    pub pixels: Pixels,
+    /// An outcome an image.
+    pub scored: Vec<Scored>,
+}
+
+/// What came out for one image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scored {
+    /// The best classes, best first.
+    pub predictions: Vec<Prediction>,
+    /// What they were computed in: float32 where the precision asked for overflowed.
+    pub precision: Precision,
+    /// Whether all logits are finite. Where they are not, predictions mean nothing.
+    pub finite: bool,
 }
 
 /// One plan's buffers on a device.

@@ -64,7 +64,7 @@ mod pixels;
 pub mod plan;
 pub mod weights;
 
-pub use backend::{Input, Prediction, Score, Session};
+pub use backend::{Done, Input, Pipeline, Prediction, Score, Scored, Session};
 pub use error::{Error, Result};
 pub use model::{Device, Model, NOT_FINITE, Options, Precision, demo_checkpoint, open_checkpoint};
 pub use pixels::Pixels;

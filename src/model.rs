@@ -4,15 +4,17 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use rayon::prelude::*;
 
-use crate::backend::{Activation, Backend, Input, Prediction, Score, Session};
+use crate::backend::{Activation, Backend, Input, Pipeline, Prediction, Score, Session};
 use crate::cpu::CpuBackend;
 #[cfg(feature = "cuda")]
-use crate::cuda::{CudaBackend, CudaDevice};
+use crate::cuda::{CudaBackend, CudaDevice, Settings};
 use crate::image::{self, DecodeOptions};
 use crate::net::{Network, Variant};
+use crate::pixels::Pixels;
 use crate::plan::Plan;
 use crate::weights::{Checkpoint, Weights, imagenet1k_v1, seeded};
 use crate::{Error, Result};
@@ -41,6 +43,8 @@ pub struct Options {
     pub input_size: Option<usize>,
     /// CPU threads; all of them where `None`.
     pub threads: Option<NonZeroUsize>,
+    /// Longest time that a GPU may take for a batch before it is given up; a minute where `None`.
+    pub patience: Option<Duration>,
     /// A file with one class name a line.
     pub labels: Option<PathBuf>,
 }
@@ -223,6 +227,26 @@ impl Model {
         self.backend.session(Plan::train(&self.network, batch, keep)?)
     }
 
+    /// Batches of up to `batch` images through the device at its full speed, the `k` best classes of each.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a batch of 0, [`Error::DeviceMemory`] where a smaller one may fit.
+    pub fn pipeline(&self, batch: usize, k: usize, score: Score) -> Result<Box<dyn Pipeline>> {
+        self.backend.pipeline(Plan::new(&self.network, batch, &[])?, k, score)
+    }
+
+    /// Memory for a [`pipeline`](Self::pipeline)'s images, from which the device copies fastest.
+    ///
+    /// # Errors
+    /// [`Error::DeviceMemory`] where the system refuses that much.
+    pub fn pixels(&self, images: usize) -> Result<Pixels> {
+        let len = images.checked_mul(self.network.input().len());
+        len.map_or_else(
+            || Err(Error::DeviceMemory(format!("{images} images fit no memory"))),
+            |len| self.backend.pixels(len),
+        )
+    }
+
     /// The `k` best classes of each picture file, best first. Files are decoded on all threads, a batch at a time.
     ///
     /// A file that cannot be used has an error of its own, as has one for which the network's output overflows.
@@ -377,8 +401,7 @@ enum OpenDevice {
     #[cfg(feature = "cuda")]
     Cuda {
         device: CudaDevice,
-        precision: Precision,
-        deterministic: bool,
+        settings: Settings,
     },
 }
 
@@ -409,10 +432,12 @@ impl OpenDevice {
 
     #[cfg(feature = "cuda")]
     fn cuda(ordinal: usize, options: &Options) -> Result<Self> {
-        let &Options { precision, deterministic, .. } = options;
+        let &Options { precision, deterministic, patience, .. } = options;
+        let settings =
+            Settings { precision, deterministic, patience: patience.unwrap_or(Settings::default().patience) };
         let device = CudaDevice::open(ordinal)?;
         device.load(precision)?; // a device whose driver refuses the kernels is no device
-        Ok(OpenDevice::Cuda { device, precision, deterministic })
+        Ok(OpenDevice::Cuda { device, settings })
     }
 
     #[cfg(not(feature = "cuda"))]
@@ -424,9 +449,7 @@ impl OpenDevice {
         match self {
             OpenDevice::Cpu { threads } => Ok(Box::new(CpuBackend::new(weights, threads)?)),
             #[cfg(feature = "cuda")]
-            OpenDevice::Cuda { device, precision, deterministic } => {
-                Ok(Box::new(CudaBackend::new(weights, &device, precision, deterministic)?))
-            }
+            OpenDevice::Cuda { device, settings } => Ok(Box::new(CudaBackend::new(weights, &device, settings)?)),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use alexnet::backend::Backend;
 use alexnet::cpu::CpuBackend;
-use alexnet::cuda::{CudaBackend, CudaDevice, Element, Rules, round_to_tf32};
+use alexnet::cuda::{CudaBackend, CudaDevice, Element, Rules, Settings, round_to_tf32};
 use alexnet::weights::Weights;
 use alexnet::{Device, Options, Precision};
 use half::{bf16, f16};
@@ -106,7 +106,9 @@ pub fn options(target: Target) -> Options {
 /// `weights` on `target`.
 pub fn backend(target: Target, weights: Weights) -> Box<dyn Backend> {
     match target.device {
-        Device::Cuda(_) => Box::new(CudaBackend::new(weights, cuda(), target.precision, false).unwrap()),
+        Device::Cuda(_) => Box::new(
+            CudaBackend::new(weights, cuda(), Settings { precision: target.precision, ..Settings::default() }).unwrap(),
+        ),
         _ => Box::new(CpuBackend::new(weights, THREADS).unwrap()),
     }
 }

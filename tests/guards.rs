@@ -254,22 +254,27 @@ fn best_classes_are_written_within_bounds() {
         let logits = Guarded::new(&launcher, "logits", Element::F32, &values);
         let indices = Guarded::new(&launcher, "indices", Element::F32, &vec![f32::NAN; n * k]);
         let scores = Guarded::new(&launcher, "scores", Element::F32, &vec![f32::NAN; n * k]);
+        let finite = Guarded::new(&launcher, "flags", Element::F32, &vec![f32::NAN; n]);
         let args = TopKArgs {
             logits: logits.address(),
             indices: indices.address(),
             scores: scores.address(),
+            finite: finite.address(),
             n: n as i32,
             classes: classes as i32,
             k: k as i32,
             probabilities: i32::from(probabilities),
         };
-        // SAFETY: the operands have n * classes, n * k and n * k elements of 4 bytes and live until they are downloaded.
+        // SAFETY: the operands have n * classes, n * k, n * k and n elements of 4 bytes and live until they are downloaded.
         unsafe { launcher.launch(&select::top_k(n), args).unwrap() };
         let what = format!("seed {seed}, {n} x {classes}, k {k}, probabilities {probabilities}");
         let found: Vec<usize> = indices.checked(&what).iter().map(|v| v.to_bits() as usize).collect();
         let scores = scores.checked(&what);
+        let finite = finite.checked(&what);
         for image in 0..n {
             let logits = &values[image * classes..][..classes];
+            let expected = u32::from(logits.iter().all(|logit| logit.is_finite()));
+            assert_eq!(finite[image].to_bits(), expected, "{what}, image {image}");
             let key = |i: usize| if logits[i].is_nan() { f32::NEG_INFINITY } else { logits[i] };
             let mut order: Vec<usize> = (0..classes).collect();
             order.sort_by(|&a, &b| key(b).total_cmp(&key(a)).then(a.cmp(&b)));

@@ -12,6 +12,7 @@ mod kernels;
 mod model;
 mod mutations;
 mod net;
+mod pipeline;
 mod testdata;
 mod traffic;
 mod weights;

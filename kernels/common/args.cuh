@@ -90,10 +90,11 @@ struct TopKArgs {
     const float* logits; // (N, classes)
     int* indices;        // (N, k)
     float* scores;       // (N, k)
+    int* finite;         // (N): 1 where all logits of the image are finite, else 0
     int n, classes, k;
     int probabilities; // 1: softmax over the classes; 0: logits as they are
 };
-ASSERT_LAYOUT(TopKArgs, probabilities, 36, 40);
+ASSERT_LAYOUT(TopKArgs, probabilities, 44, 48);
 
 struct DropoutArgs {
     const void* input;

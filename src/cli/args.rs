@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use alexnet::image::{DecodeOptions, Decoder, Exif};
 use alexnet::net::{VARIANTS, Variant};
@@ -38,6 +39,9 @@ pub struct DeviceArgs {
     /// Scores whose bits do not depend on the batch that a picture is in; needs a GPU.
     #[arg(long)]
     pub deterministic: bool,
+    /// Longest time that a GPU may take for a batch before the run is given up.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub patience: Duration,
     /// Threads for decoding and for computing [default: all].
     #[arg(short = 'j', long, value_name = "N", value_parser = workers_parser())]
     pub workers: Option<NonZeroUsize>,
@@ -103,6 +107,7 @@ impl ModelArgs {
             deterministic: device.deterministic,
             input_size: self.input_size,
             threads: device.workers,
+            patience: Some(device.patience),
             labels,
         };
         let model = match &self.checkpoint {
@@ -142,6 +147,15 @@ pub fn threads(workers: Option<NonZeroUsize>) -> usize {
 /// -j: more threads than any machine has cores only cost memory.
 pub fn workers_parser() -> impl TypedValueParser<Value = NonZeroUsize> {
     clap::value_parser!(u16).range(1..=1024).map(|n| NonZeroUsize::new(n.into()).expect("the range begins at 1"))
+}
+
+/// A positive number of seconds.
+pub fn seconds(text: &str) -> std::result::Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_string())?;
+    if seconds <= 0.0 {
+        return Err("a duration must be positive".into());
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }
 
 pub fn variant_parser() -> impl TypedValueParser<Value = &'static Variant> {

@@ -10,7 +10,7 @@ use alexnet::weights::seeded;
 use alexnet::{Error, Input, Model, Result, Score};
 use serde::Serialize;
 
-use super::args::{DecodeArgs, DeviceArgs, ModelArgs, threads};
+use super::args::{DecodeArgs, DeviceArgs, ModelArgs, seconds, threads};
 use super::statistics::Latency;
 use super::{Outcome, note, print};
 
@@ -251,13 +251,4 @@ fn table(report: &Report) -> String {
         }
     }
     text
-}
-
-/// A positive number of seconds.
-fn seconds(text: &str) -> std::result::Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_string())?;
-    if seconds <= 0.0 {
-        return Err("a duration must be positive".into());
-    }
-    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }

@@ -8,6 +8,7 @@ mod gemm;
 mod linear;
 mod lrn;
 pub mod naive;
+mod pipeline;
 mod pool;
 mod preprocess;
 mod softmax;
@@ -16,10 +17,12 @@ use std::sync::Arc;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use pipeline::CpuPipeline;
 use softmax::TopK;
 
-use crate::backend::{Activation, Backend, Input, Prediction, Score, Session};
+use crate::backend::{Activation, Backend, Input, Pipeline, Prediction, Score, Session};
 use crate::net::{Network, Op, Shape};
+use crate::pixels::Pixels;
 use crate::plan::{Plan, Step, StepKind};
 use crate::weights::Weights;
 use crate::{Error, Result};
@@ -69,16 +72,26 @@ impl Backend for CpuBackend {
     }
 
     fn session(&self, plan: Plan) -> Result<Box<dyn Session>> {
+        Ok(Box::new(self.open(plan)?))
+    }
+
+    fn pipeline(&self, plan: Plan, k: usize, score: Score) -> Result<Box<dyn Pipeline>> {
+        let k = k.clamp(1, plan.classes());
+        Ok(Box::new(CpuPipeline { session: self.open(plan)?, k, score, waiting: None }))
+    }
+
+    fn pixels(&self, len: usize) -> Result<Pixels> {
+        Pixels::zeroed(len).ok_or_else(|| {
+            Error::DeviceMemory(format!("not enough memory for {} MB of pixels; lower --batch-size", len >> 20))
+        })
+    }
+}
+
+impl CpuBackend {
+    fn open(&self, plan: Plan) -> Result<CpuSession> {
         plan.check(&self.shared.network)?;
         let buffers = plan.buffers.iter().map(|elements| zeroed(elements * plan.batch)).collect::<Result<_>>()?;
-        Ok(Box::new(CpuSession {
-            shared: Arc::clone(&self.shared),
-            plan,
-            buffers,
-            images: 0,
-            seed: 0,
-            top_k: TopK::default(),
-        }))
+        Ok(CpuSession { shared: Arc::clone(&self.shared), plan, buffers, images: 0, seed: 0, top_k: TopK::default() })
     }
 }
 

@@ -128,10 +128,10 @@ kernel_args! {
 kernel_args! {
     /// `softmax_topk_f32`.
     TopKArgs {
-        logits: DevicePtr, indices: DevicePtr, scores: DevicePtr,
+        logits: DevicePtr, indices: DevicePtr, scores: DevicePtr, finite: DevicePtr,
         n: i32, classes: i32, k: i32,
         probabilities: i32,
-    } last probabilities at 36, size 40
+    } last probabilities at 44, size 48
 }
 
 kernel_args! {

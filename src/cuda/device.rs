@@ -18,7 +18,7 @@ const MIN_COMPUTE: (i32, i32) = (8, 0);
 
 /// Every function of the driver that is called, all of them in CUDA 12.0. cudarc looks a function up when it is first
 /// called and panics where it is missing, so that all are looked up here first.
-const FUNCTIONS: [&str; 26] = [
+const FUNCTIONS: [&str; 40] = [
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
     "cuCtxSynchronize",
@@ -29,29 +29,44 @@ const FUNCTIONS: [&str; 26] = [
     "cuDevicePrimaryCtxRelease_v2",
     "cuDevicePrimaryCtxRetain",
     "cuDriverGetVersion",
+    "cuEventCreate",
+    "cuEventDestroy_v2",
+    "cuEventQuery",
+    "cuEventRecord",
     "cuGetErrorString",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
     "cuInit",
     "cuLaunchKernel",
     "cuMemAllocAsync",
     "cuMemAlloc_v2", // on devices without memory pools
     "cuMemFreeAsync",
+    "cuMemFreeHost",
     "cuMemFree_v2",
+    "cuMemGetInfo_v2",
+    "cuMemHostAlloc",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyHtoDAsync_v2",
     "cuMemsetD8Async",
     "cuModuleGetFunction",
     "cuModuleLoadData",
     "cuModuleUnload",
+    "cuStreamBeginCapture_v2",
     "cuStreamCreate",
     "cuStreamDestroy_v2",
+    "cuStreamEndCapture",
     "cuStreamSynchronize",
+    "cuStreamWaitEvent",
 ];
 
 /// A CUDA device that this crate can use.
+#[derive(Clone)]
 pub struct CudaDevice {
     context: Arc<CudaContext>,
     /// Those loaded so far, by name.
-    modules: Mutex<Vec<(&'static str, Arc<CudaModule>)>>,
+    modules: Arc<Mutex<Vec<(&'static str, Arc<CudaModule>)>>>,
     ordinal: usize,
     name: String,
     multiprocessors: usize,
@@ -107,11 +122,12 @@ impl CudaDevice {
                 compute.0, compute.1
             )));
         }
-        // Memory needs no events of its own where one stream runs everything that touches it, in order.
+        // Memory needs no events of its own: the streams that share some are ordered by events where they meet.
         // SAFETY: no allocation exists yet; each one is made and used on the one stream of its launcher, whose stream is
-        // handed out under that condition alone.
+        // handed out under that condition alone, but for weights, whose upload is waited for, and pixels, whose copies a
+        // pipeline orders itself.
         unsafe { context.disable_event_tracking() };
-        Ok(CudaDevice { context, modules: Mutex::default(), ordinal, name, multiprocessors })
+        Ok(CudaDevice { context, modules: Arc::default(), ordinal, name, multiprocessors })
     }
 
     pub(super) fn context(&self) -> &Arc<CudaContext> {

@@ -31,6 +31,15 @@ impl Launcher {
         Ok(Launcher { stream, functions: device.load(precision)? })
     }
 
+    /// The same kernels on a stream of their own.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) where the driver makes no stream.
+    pub(super) fn fork(&self) -> Result<Self> {
+        let stream = self.stream.context().new_stream().map_err(|e| failed("making a stream", e))?;
+        Ok(Launcher { stream, functions: self.functions.clone() })
+    }
+
     /// The stream that everything runs on, in order.
     ///
     /// # Safety

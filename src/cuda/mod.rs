@@ -1,8 +1,9 @@
-//! The CUDA backend: the kernels in `kernels/`, loaded as PTX, on one stream with buffers that never move.
+//! The CUDA backend: the kernels in `kernels/`, loaded as PTX, on streams with memory that never moves.
 //!
 //! [`select`] and [`args`] are pure: which kernel a step takes, its grid, and the struct it is given. [`CudaDevice`] checks the
 //! driver before anything is called, [`Launcher`] is the one place that starts kernels.
 
+mod arena;
 pub mod args;
 mod depth;
 mod device;
@@ -10,16 +11,24 @@ mod element;
 mod explain;
 pub mod kernels;
 mod launch;
+mod pinned;
+mod pipeline;
+mod results;
 pub mod select;
 mod session;
+mod steps;
+mod watch;
+mod wide;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cudarc::driver::{CudaSlice, DeviceRepr, DriverError};
 
-use crate::backend::{Backend, Session};
+use crate::backend::{Backend, Pipeline, Score, Session};
 use crate::model::Precision;
 use crate::net::{Network, Op};
+use crate::pixels::Pixels;
 use crate::plan::Plan;
 use crate::weights::Weights;
 use crate::{Error, Result};
@@ -30,8 +39,29 @@ pub use device::CudaDevice;
 pub use element::{Element, encode_filter, round_to_tf32};
 pub use explain::explain;
 pub use launch::Launcher;
+use pinned::Pinned;
+use pipeline::CudaPipeline;
 pub use select::Rules;
 use session::CudaSession;
+use watch::Watch;
+use wide::Wide;
+
+/// How to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// What is computed in.
+    pub precision: Precision,
+    /// One order of sums for every batch, see [`Rules`].
+    pub deterministic: bool,
+    /// Longest time that a batch may take: a device that has not answered by then is given up.
+    pub patience: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { precision: Precision::default(), deterministic: false, patience: Duration::from_secs(60) }
+    }
+}
 
 /// A network's weights on a CUDA device.
 pub struct CudaBackend {
@@ -47,6 +77,9 @@ struct Shared {
     /// How the first convolution is rearranged, where it is.
     depth: Option<Depth>,
     layers: Vec<DeviceLayer>,
+    watch: Arc<Watch>,
+    /// For what a narrow precision cannot hold; `None` in float32.
+    wide: Option<Wide>,
 }
 
 /// A weighted layer on the device.
@@ -60,22 +93,35 @@ struct DeviceLayer {
 }
 
 impl CudaBackend {
-    /// Uploads `weights` to compute in `precision`.
+    /// Uploads `weights`.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a weight that the precision cannot hold, [`Error::Device`] where the device lacks memory.
-    pub fn new(weights: Weights, device: &CudaDevice, precision: Precision, deterministic: bool) -> Result<Self> {
+    /// [`Error::Usage`] for a weight that the precision cannot hold, [`Error::DeviceMemory`] where the device lacks memory.
+    pub fn new(weights: Weights, device: &CudaDevice, settings: Settings) -> Result<Self> {
+        let mut shared = Shared::new(&weights, device, settings)?;
+        if settings.precision != Precision::Float32 {
+            shared.wide = Some(Wide::new(device, weights, settings));
+        }
+        let order = if settings.deterministic { "deterministic" } else { "last bits depend on the batch size" };
+        let description = format!("{device}, {}, {order}", settings.precision.name());
+        Ok(CudaBackend { description, shared: Arc::new(shared) })
+    }
+}
+
+impl Shared {
+    fn new(weights: &Weights, device: &CudaDevice, settings: Settings) -> Result<Self> {
+        let Settings { precision, deterministic, patience } = settings;
         let rules = Rules { precision, multiprocessors: device.multiprocessors(), deterministic };
         let launcher = Launcher::new(device, precision)?;
-        let (network, layers) = weights.into_parts();
+        let network = weights.network().clone();
         let weighted = network.nodes.iter().filter(|n| n.weight_shape().is_some());
         let depth = Depth::of(&network, precision);
-        let layers = weighted.zip(layers).enumerate().map(|(index, (node, layer))| {
+        let layers = weighted.zip(weights.layers()).enumerate().map(|(index, (node, layer))| {
             let taps = match node.layer.op {
                 Op::Conv(conv) => conv.kernel * conv.kernel,
                 _ => node.input.h * node.input.w,
             };
-            let layer = layer.channels_last(taps);
+            let layer = layer.clone().channels_last(taps);
             let upload = |filter: &[f32]| {
                 let gemm_k = filter.len() / layer.bias.len();
                 to_device(&launcher, &encode_filter(precision, node.layer.name, filter, gemm_k)?)
@@ -88,9 +134,8 @@ impl CudaBackend {
             })
         });
         let layers = layers.collect::<Result<_>>()?;
-        let description =
-            format!("{device}, {}", precision.name()) + if deterministic { ", deterministic" } else { "" };
-        Ok(CudaBackend { description, shared: Arc::new(Shared { launcher, rules, network, depth, layers }) })
+        let watch = Arc::new(Watch::new(patience));
+        Ok(Shared { launcher, rules, network, depth, layers, watch, wide: None })
     }
 }
 
@@ -102,6 +147,16 @@ impl Backend for CudaBackend {
     fn session(&self, plan: Plan) -> Result<Box<dyn Session>> {
         plan.check(&self.shared.network)?;
         Ok(Box::new(CudaSession::new(Arc::clone(&self.shared), plan)?))
+    }
+
+    fn pipeline(&self, plan: Plan, k: usize, score: Score) -> Result<Box<dyn Pipeline>> {
+        plan.check(&self.shared.network)?;
+        Ok(Box::new(CudaPipeline::new(Arc::clone(&self.shared), plan, k, score)?))
+    }
+
+    fn pixels(&self, len: usize) -> Result<Pixels> {
+        let context = self.shared.launcher.own_stream().context();
+        Ok(Pixels::new(Pinned::new(context, &self.shared.watch, len)?))
     }
 }
 

@@ -1,0 +1,57 @@
+//! Batches in order on the CPU, each computed when it is collected: pictures are decoded by other threads meanwhile.
+
+use super::CpuSession;
+use crate::backend::{Done, Input, Pipeline, Score, Scored, Session as _};
+use crate::model::Precision;
+use crate::pixels::Pixels;
+use crate::{Error, Result};
+
+pub(super) struct CpuPipeline {
+    pub(super) session: CpuSession,
+    pub(super) k: usize,
+    pub(super) score: Score,
+    pub(super) waiting: Option<Pixels>,
+}
+
+impl Pipeline for CpuPipeline {
+    fn batch(&self) -> usize {
+        self.session.plan().batch
+    }
+
+    fn depth(&self) -> usize {
+        1
+    }
+
+    fn submit(&mut self, pixels: Pixels) -> Result<()> {
+        assert!(self.waiting.is_none(), "more batches than a pipeline holds");
+        if Input::Pixels(&pixels).images(self.session.plan())? == 0 {
+            return Err(Error::Usage("a batch of no images".into()));
+        }
+        self.waiting = Some(pixels);
+        Ok(())
+    }
+
+    fn resubmit(&mut self, pixels: Pixels) -> Result<()> {
+        self.submit(pixels)
+    }
+
+    fn collect(&mut self) -> Result<Option<Done>> {
+        let Some(pixels) = &self.waiting else { return Ok(None) };
+        self.session.run(Input::Pixels(pixels))?;
+        let classes = self.session.plan().classes();
+        let logits = self.session.logits()?.chunks_exact(classes);
+        let finite: Vec<bool> = logits.map(|logits| logits.iter().all(|l| l.is_finite())).collect();
+        let predictions = self.session.top_k(self.k, self.score)?.chunks_exact(self.k);
+        let scored = predictions.zip(finite).map(|(predictions, finite)| Scored {
+            predictions: predictions.to_vec(),
+            precision: Precision::Float32,
+            finite,
+        });
+        let scored = scored.collect();
+        Ok(self.waiting.take().map(|pixels| Done { pixels, scored }))
+    }
+
+    fn abandon(&mut self) -> Vec<Pixels> {
+        self.waiting.take().into_iter().collect()
+    }
+}

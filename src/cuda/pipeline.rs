@@ -1,0 +1,229 @@
+//! Batch after batch at full speed: while one is computed, the next one is copied to the device.
+//!
+//! Two slots, each with memory for a batch of pixels on the device and for its results on the host. Copies run on a stream of
+//! their own; an event tells the stream that computes when a slot's pixels are there. All kernels of a batch and the copy of
+//! its results are one CUDA graph, captured when a slot first runs a number of images; the last batch of a run is filled up
+//! to one of few such numbers.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::{CudaEvent, CudaGraph, CudaStream, DriverError, result};
+
+use super::pinned::Pinned;
+use super::results::Results;
+use super::steps::Steps;
+use super::{Shared, failed, lost};
+use crate::backend::{Done, Input, Pipeline, Prediction, Score, Scored};
+use crate::pixels::{Memory as _, Pixels};
+use crate::plan::Plan;
+use crate::{Error, Result};
+
+/// Batches under way at once: one is computed, one is copied.
+const SLOTS: usize = 2;
+
+pub struct CudaPipeline {
+    /// Before the memory that they know the addresses of.
+    slots: [Slot; SLOTS],
+    steps: Steps,
+    copies: Arc<CudaStream>,
+    k: usize,
+    score: Score,
+    under_way: VecDeque<UnderWay>,
+    /// The next batch's.
+    slot: usize,
+}
+
+/// A batch's place.
+struct Slot {
+    /// By number of images.
+    graphs: HashMap<usize, CudaGraph>,
+    /// Where graphs copy results to.
+    results: Pinned,
+    /// The pixels are on the device.
+    copied: CudaEvent,
+    /// The results are on the host.
+    done: CudaEvent,
+}
+
+// SAFETY: graphs are used by one thread at a time, since every use takes the pipeline exclusively.
+unsafe impl Send for Slot {}
+
+/// A batch that was submitted.
+struct UnderWay {
+    pixels: Pixels,
+    images: usize,
+    /// Of the graph, which fills the batch up.
+    results: Results,
+    slot: usize,
+}
+
+impl CudaPipeline {
+    pub fn new(shared: Arc<Shared>, plan: Plan, k: usize, score: Score) -> Result<Self> {
+        let k = k.clamp(1, plan.classes());
+        let most = Results { images: plan.batch, k };
+        let watch = Arc::clone(&shared.watch);
+        let steps = Steps::new(shared, plan, SLOTS, most.bytes())?;
+        let context = steps.stream().context();
+        let opening = |e| failed("making streams and events", e);
+        let slot = || {
+            Ok(Slot {
+                graphs: HashMap::new(),
+                results: Pinned::new(context, &watch, most.bytes())?,
+                copied: context.new_event(None).map_err(opening)?,
+                done: context.new_event(None).map_err(opening)?,
+            })
+        };
+        let slots = [slot()?, slot()?];
+        let copies = context.new_stream().map_err(opening)?;
+        // The pixels' memory is cleared on the other stream.
+        let cleared = steps.stream().record_event(None).and_then(|event| copies.wait(&event));
+        cleared.map_err(opening)?;
+        Ok(CudaPipeline { slots, steps, copies, k, score, under_way: VecDeque::new(), slot: 0 })
+    }
+
+    /// The number of images that a batch of `images` is filled up to: few numbers, few graphs.
+    fn tier(&self, images: usize) -> usize {
+        images.next_power_of_two().min(self.steps.plan.batch)
+    }
+
+    /// Makes `pixels` the newest batch under way.
+    fn push(&mut self, pixels: Pixels) -> Result<()> {
+        assert!(self.under_way.len() < SLOTS, "more batches than a pipeline holds");
+        let images = Input::Pixels(&pixels).images(&self.steps.plan)?;
+        if images == 0 {
+            return Err(Error::Usage("a batch of no images".into()));
+        }
+        let results = Results { images: self.tier(images), k: self.k };
+        self.under_way.push_back(UnderWay { pixels, images, results, slot: self.slot });
+        self.slot = (self.slot + 1) % SLOTS;
+        Ok(())
+    }
+
+    /// Queues the newest batch that is under way, from its pixels here or, where it is `resident`, on the device.
+    fn start(&mut self, resident: bool) -> Result<()> {
+        let UnderWay { pixels, results, slot: number, .. } = self.under_way.back().expect("one was submitted");
+        let (number, results) = (*number, *results);
+        if !self.slots[number].graphs.contains_key(&results.images) {
+            let graph = self.capture(number, results).map_err(lost)?;
+            self.slots[number].graphs.insert(results.images, graph);
+        }
+        let (slot, stream) = (&self.slots[number], self.steps.stream());
+        let starting = |e| lost(failed("starting a batch", e));
+        stream.context().bind_to_thread().map_err(starting)?;
+        if !resident {
+            let to = self.steps.pixels(number);
+            // SAFETY: the slot's memory holds a batch of pixels, and the batch that used it before was waited for; the pixels
+            // stay with this pipeline until the copy is over, or for ever where the device hangs.
+            let copied = unsafe { result::memcpy_htod_async(to, pixels, self.copies.cu_stream()) };
+            let copied = copied.and_then(|()| slot.copied.record(&self.copies));
+            copied.and_then(|()| stream.wait(&slot.copied)).map_err(starting)?;
+        }
+        slot.graphs[&results.images].launch().and_then(|()| slot.done.record(stream)).map_err(starting)
+    }
+
+    /// The graph of all kernels for a number of images, from pixels in slot `number` to results on the host.
+    fn capture(&self, number: usize, results: Results) -> Result<CudaGraph> {
+        let stream = self.steps.stream();
+        let capturing = |e: DriverError| failed("capturing a CUDA graph", e);
+        let launches = self.steps.select(results.images);
+        // Other threads may allocate meanwhile.
+        stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(capturing)?;
+        let captured = self.enqueue(&launches, number, results);
+        // Whatever came of it: the stream must not stay in capture mode.
+        let graph = stream.end_capture(CUgraphInstantiate_flags(0));
+        captured?;
+        Ok(graph.map_err(capturing)?.expect("a capture that began gives a graph"))
+    }
+
+    /// All kernels of a batch and the copy of its results.
+    fn enqueue(&self, launches: &[super::select::Launch], number: usize, results: Results) -> Result<()> {
+        self.steps.preprocess(launches, results.images, number)?;
+        self.steps.forward(launches, results.images, 0)?;
+        let (from, stream) = (self.steps.results(), self.steps.stream());
+        // SAFETY: results of the plan's whole batch have room in the arena, where no step uses it.
+        unsafe { self.steps.rank(&results, self.score, from)? };
+        let host = self.slots[number].results.bytes();
+        // SAFETY: page-locked memory of that many bytes and more, which the slot keeps as long as its graphs. Nobody looks at
+        // it before `done`.
+        let copied = unsafe {
+            let host = std::slice::from_raw_parts_mut(host.as_ptr().cast::<u8>(), results.bytes());
+            result::memcpy_dtoh_async(host, from, stream.cu_stream())
+        };
+        copied.map_err(|e| failed("copying results", e))
+    }
+
+    /// The results of a batch that is done, those that overflowed computed again.
+    fn read(&self, batch: &UnderWay) -> Result<Vec<Scored>> {
+        let UnderWay { images, results, slot, .. } = *batch;
+        // SAFETY: the copy that writes them is over, and the slot's next one not begun.
+        let bytes = unsafe { self.slots[slot].results.bytes().as_ref() };
+        let predictions: Vec<Prediction> = results.predictions(bytes).collect();
+        let precision = self.steps.shared.rules.precision;
+        let image_len = self.steps.plan.input.len();
+        let scored = predictions.chunks_exact(results.k).zip(results.finite(bytes)).take(images).enumerate();
+        let scored = scored.map(|(index, (predictions, finite))| match &self.steps.shared.wide {
+            Some(wide) if !finite => wide.score(&batch.pixels[index * image_len..][..image_len], self.k, self.score),
+            _ => Ok(Scored { predictions: predictions.to_vec(), precision, finite }),
+        });
+        scored.collect()
+    }
+}
+
+impl Pipeline for CudaPipeline {
+    fn batch(&self) -> usize {
+        self.steps.plan.batch
+    }
+
+    fn depth(&self) -> usize {
+        SLOTS
+    }
+
+    fn submit(&mut self, pixels: Pixels) -> Result<()> {
+        self.push(pixels)?;
+        self.start(false)
+    }
+
+    fn resubmit(&mut self, pixels: Pixels) -> Result<()> {
+        self.push(pixels)?;
+        self.start(true)
+    }
+
+    fn collect(&mut self) -> Result<Option<Done>> {
+        let Some(batch) = self.under_way.front() else { return Ok(None) };
+        let shared = &self.steps.shared;
+        shared.watch.wait(&self.slots[batch.slot].done, self.steps.stream().context())?;
+        let scored = self.read(batch)?;
+        let batch = self.under_way.pop_front().expect("it is there");
+        Ok(Some(Done { pixels: batch.pixels, scored }))
+    }
+
+    fn abandon(&mut self) -> Vec<Pixels> {
+        self.settle();
+        self.slot = 0;
+        let pixels = self.under_way.drain(..).map(|batch| batch.pixels);
+        if self.steps.shared.watch.hangs() {
+            pixels.for_each(std::mem::forget); // it may still read them
+            return vec![];
+        }
+        pixels.collect()
+    }
+}
+
+impl CudaPipeline {
+    /// Waits until the device touches none of the slots any more, unless it hangs.
+    fn settle(&self) {
+        if !self.steps.shared.watch.hangs() {
+            // SAFETY: the stream lives as long as this pipeline. Whatever is reported: no copy is under way after it.
+            let _ = unsafe { result::stream::synchronize(self.copies.cu_stream()) };
+        }
+        self.steps.settle();
+    }
+}
+
+impl Drop for CudaPipeline {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}

@@ -1,0 +1,181 @@
+//! A plan on a device: its memory, and the walk over its steps.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _};
+
+use super::arena::Layout;
+use super::args::{Addresses, DevicePtr};
+use super::depth::lowered;
+use super::launch::Launcher;
+use super::results::Results;
+use super::select::{self, Launch};
+use super::{DeviceLayer, Shared, failed};
+use crate::backend::Score;
+use crate::plan::{Plan, StepKind};
+use crate::{Error, Result};
+
+/// A plan as the device runs it, on a stream of its own.
+pub(super) struct Steps {
+    pub(super) shared: Arc<Shared>,
+    pub(super) launcher: Launcher,
+    pub(super) plan: Plan,
+    layout: Layout,
+    arena: CudaSlice<u8>,
+}
+
+/// Largest number of elements of a buffer: kernels count them, and the rows of a GEMM up to the end of its last tile, in a
+/// signed 32-bit integer.
+const MAX_ELEMENTS: usize = i32::MAX as usize - 128;
+/// Of the device's memory, the part that is left to others: one in this many.
+const MEMORY_LEFT: usize = 16;
+
+impl Steps {
+    /// Memory for `plan`, `slots` inputs of its batch, and `results` bytes.
+    ///
+    /// # Errors
+    /// [`Error::DeviceMemory`] where it would take more than is free, [`Error::Usage`] for a batch beyond what kernels count.
+    pub(super) fn new(shared: Arc<Shared>, plan: Plan, slots: usize, results: usize) -> Result<Self> {
+        let plan = lowered(shared.depth, plan);
+        let largest = plan.steps.iter().map(|step| step.output.len()).max().unwrap_or(0).max(plan.input.len());
+        if plan.batch.saturating_mul(largest) > MAX_ELEMENTS {
+            return Err(Error::Usage(match MAX_ELEMENTS / largest {
+                0 => format!(
+                    "one image needs a buffer of {largest} elements, more than the {MAX_ELEMENTS} that kernels count"
+                ),
+                most => format!("a batch of {} needs too large a buffer; lower --batch-size to {most}", plan.batch),
+            }));
+        }
+        let layout = Layout::new(&plan, &shared.rules, slots, results);
+        let launcher = shared.launcher.fork()?;
+        let stream = launcher.own_stream();
+        // Another process may have most of it.
+        let (free, total) = stream.context().mem_get_info().map_err(|e| failed("asking for free memory", e))?;
+        if layout.bytes > free.saturating_sub(total / MEMORY_LEFT) {
+            return Err(Error::DeviceMemory(format!(
+                "a batch of {} needs {} MB on the device, which has {} of {} MB free; lower --batch-size",
+                plan.batch,
+                layout.bytes.div_ceil(1 << 20),
+                free >> 20,
+                total >> 20
+            )));
+        }
+        let allocating = |e| failed(&format!("allocating {} MB", layout.bytes >> 20), e);
+        // SAFETY: uninitialised device memory, of which a step reads only what the copy of the input, the fill below or an
+        // earlier step of the same run has written: Plan::check and the number of images bound both.
+        let mut arena = unsafe { stream.alloc::<u8>(layout.bytes.max(1)) }.map_err(allocating)?;
+        for &pixels in &layout.pixels {
+            // Images that only fill a batch up are computed like others.
+            let mut pixels = arena.slice_mut(pixels..pixels + plan.batch * plan.input.len());
+            stream.memset_zeros(&mut pixels).map_err(|e| failed("clearing memory", e))?;
+        }
+        Ok(Steps { shared, launcher, plan, layout, arena })
+    }
+
+    pub(super) fn stream(&self) -> &Arc<CudaStream> {
+        self.launcher.own_stream()
+    }
+
+    fn address(&self, offset: usize) -> DevicePtr {
+        address(&self.arena, self.stream()) + offset as DevicePtr
+    }
+
+    /// Where the pixels of slot `slot` are.
+    pub(super) fn pixels(&self, slot: usize) -> DevicePtr {
+        self.address(self.layout.pixels[slot])
+    }
+
+    /// Where the output of step `index` is.
+    pub(super) fn output(&self, index: usize) -> DevicePtr {
+        self.address(self.layout.outputs[index])
+    }
+
+    /// Where results go.
+    pub(super) fn results(&self) -> DevicePtr {
+        self.address(self.layout.results)
+    }
+
+    /// A launch a step for `images` images.
+    pub(super) fn select(&self, images: usize) -> Vec<Launch> {
+        self.plan.steps.iter().map(|step| select::select(step, images, &self.shared.rules)).collect()
+    }
+
+    /// Queues step 0 on the pixels of slot `slot`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] naming the kernel.
+    pub(super) fn preprocess(&self, launches: &[Launch], images: usize, slot: usize) -> Result<()> {
+        self.start(launches, 0, images, self.pixels(slot), 0)
+    }
+
+    /// Queues all steps after the first.
+    ///
+    /// # Errors
+    /// [`Error::Device`] naming the kernel.
+    pub(super) fn forward(&self, launches: &[Launch], images: usize, seed: u64) -> Result<()> {
+        (1..self.plan.steps.len())
+            .try_for_each(|index| self.start(launches, index, images, self.output(index - 1), seed))
+    }
+
+    fn start(&self, launches: &[Launch], index: usize, images: usize, source: DevicePtr, seed: u64) -> Result<()> {
+        let step = &self.plan.steps[index];
+        let layer = match step.kind {
+            StepKind::Conv { weights, .. } | StepKind::Linear { weights, .. } => Some(&self.shared.layers[weights]),
+            _ => None,
+        };
+        let stream = self.stream();
+        let addresses = Addresses {
+            source,
+            target: self.output(index),
+            filter: layer.map_or(0, |layer| address(self.filter(layer), stream)),
+            bias: layer.map_or(0, |layer| address(&layer.bias, stream)),
+            partial: self.address(self.layout.partials[index]),
+        };
+        assert!((1..=self.plan.batch).contains(&images));
+        // SAFETY: the arena has room for the step's operands and partial sums for the plan's batch, which bounds `images`; the
+        // layout keeps them apart while the step runs. It is freed in stream order when this is dropped, and layers live as
+        // long. Plan::check made sure that windows lie within their inputs and the layer's tensors have the step's shapes;
+        // the batch's size was checked against MAX_ELEMENTS. Offsets are multiples of 256, as are allocations.
+        unsafe { self.launcher.launch_step(&launches[index], step, images, &self.shared.rules, seed, &addresses) }
+    }
+
+    /// Queues the ranking of the logits of `results`' images, after the steps that compute them.
+    ///
+    /// # Safety
+    /// `at` has room for `results`, in memory that stays until the stream is done with it and that no step uses.
+    ///
+    /// # Errors
+    /// [`Error::Device`] naming the kernel.
+    pub(super) unsafe fn rank(&self, results: &Results, score: Score, at: DevicePtr) -> Result<()> {
+        let args = results.args(self.output(self.plan.steps.len() - 1), self.plan.classes(), score, at);
+        // SAFETY: top_k() selects the kernel that takes these args; the logits are in the arena until the next run.
+        unsafe { self.launcher.launch(&select::top_k(results.images), args) }
+    }
+
+    /// The layer's filter for the layout that preprocessing gives.
+    fn filter<'a>(&self, layer: &'a DeviceLayer) -> &'a CudaSlice<u8> {
+        match (&layer.depth_filter, self.plan.steps[0].kind) {
+            (Some(filter), StepKind::Preprocess { depth: Some(_), .. }) => filter,
+            _ => &layer.filter,
+        }
+    }
+
+    /// Waits until the device touches nothing of this any more, unless it hangs.
+    pub(super) fn settle(&self) {
+        if !self.shared.watch.hangs() {
+            self.launcher.settle();
+        }
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        // Layers are freed on another stream, which does not wait for this one.
+        self.settle();
+    }
+}
+
+pub(super) fn address<T>(slice: &CudaSlice<T>, stream: &CudaStream) -> DevicePtr {
+    // Event tracking is off, so that the guard does nothing; the slice's owner keeps it.
+    slice.device_ptr(stream).0
+}

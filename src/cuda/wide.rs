@@ -1,0 +1,46 @@
+//! Images whose values overflow a narrow precision, once more in float32.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::session::CudaSession;
+use super::{CudaDevice, Shared};
+use crate::Result;
+use crate::backend::{Input, Score, Scored, Session as _};
+use crate::model::Precision;
+use crate::plan::Plan;
+use crate::weights::Weights;
+
+/// What computing in float32 takes; on the device only once an image needs it.
+pub(super) struct Wide {
+    device: CudaDevice,
+    weights: Weights,
+    settings: super::Settings,
+    session: Mutex<Option<CudaSession>>,
+}
+
+impl Wide {
+    pub(super) fn new(device: &CudaDevice, weights: Weights, settings: super::Settings) -> Self {
+        let settings = super::Settings { precision: Precision::Float32, ..settings };
+        Wide { device: device.clone(), weights, settings, session: Mutex::new(None) }
+    }
+
+    /// The `k` best classes of one image, RGB (H, W, 3).
+    ///
+    /// # Errors
+    /// [`Error::DeviceMemory`](crate::Error::DeviceMemory) where the float32 weights do not fit beside the others.
+    pub(super) fn score(&self, pixels: &[u8], k: usize, score: Score) -> Result<Scored> {
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let session = match &mut *session {
+            Some(session) => session,
+            none => {
+                let shared = Shared::new(&self.weights, &self.device, self.settings)?;
+                let plan = Plan::new(self.weights.network(), 1, &[])?;
+                none.insert(CudaSession::new(Arc::new(shared), plan)?)
+            }
+        };
+        session.run(Input::Pixels(pixels))?;
+        let finite = session.logits()?.iter().all(|logit| logit.is_finite());
+        let predictions = session.top_k(k, score)?.to_vec();
+        Ok(Scored { predictions, precision: Precision::Float32, finite })
+    }
+}
