@@ -5,12 +5,13 @@ use std::io::{self, Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use alexnet::input::{Batch, Feed, FeedOptions, Sources};
+use alexnet::input::{Fed, Feed, FeedOptions, Sources};
 use alexnet::weights::seeded;
 use alexnet::{Error, Input, Model, Result, Score};
 use serde::Serialize;
 
 use super::args::{DecodeArgs, DeviceArgs, ModelArgs, threads};
+use super::runner::buffers;
 use super::statistics::Latency;
 use super::{Outcome, note, print};
 
@@ -164,7 +165,6 @@ fn compute(model: &Model, batch_size: usize, duration: Duration) -> Result<Measu
 /// Runs over the input again and again until `duration` is over; a pass is always finished.
 fn end_to_end(model: &Model, batch_size: usize, args: &Args, inputs: &Inputs) -> Result<Measurement> {
     let mut session = model.session(batch_size, &[])?;
-    let mut batch = Batch::default();
     let (mut seconds, mut images, mut failed) = (vec![], 0, 0);
     let mut begin = Instant::now();
     let mut warm = false;
@@ -173,17 +173,22 @@ fn end_to_end(model: &Model, batch_size: usize, args: &Args, inputs: &Inputs) ->
             decode: args.decode.options(),
             input_size: model.network().input_size,
             threads: threads(args.device.workers),
-            window: 2 * batch_size,
             stop: || false,
         };
-        let mut feed = Feed::new(inputs.expand()?, options)?;
+        let mut feed = Feed::new(inputs.expand()?, options, buffers(batch_size, model.network().input().len())?)?;
         loop {
             let step = Instant::now();
-            if !feed.next_batch(batch_size, &mut batch) {
-                break;
-            }
+            let batch = loop {
+                match feed.next_batch() {
+                    Fed::Batch(batch) => break Some(batch),
+                    Fed::Pause => {}
+                    Fed::End => break None,
+                }
+            };
+            let Some(batch) = batch else { break };
             session.run(Input::Pixels(&batch.pixels))?;
             session.top_k(1, Score::Prob)?;
+            feed.give_back(batch.pixels);
             seconds.push(step.elapsed().as_secs_f64());
             failed += batch.rows.iter().filter(|row| row.error.is_some()).count();
             images += batch.rows.iter().filter(|row| row.error.is_none()).count();

@@ -4,14 +4,14 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use alexnet::input::{Batch, Feed, FeedOptions, Sources};
+use alexnet::input::{Fed, Feed, FeedOptions, Sources};
 use alexnet::{Error, NOT_FINITE, Result, Score};
 use clap::ValueEnum;
 
 use super::args::{DecodeArgs, DeviceArgs, ModelArgs, threads};
 use super::progress::Progress;
 use super::rows::{Columns, Format, RowWriter};
-use super::runner::Runner;
+use super::runner::{Runner, buffers};
 use super::{Outcome, interrupted};
 
 #[derive(clap::Args)]
@@ -74,28 +74,33 @@ pub fn run(args: &Args) -> Result<Outcome> {
             decode: args.decode.options(),
             input_size: model.network().input_size,
             threads: threads(args.device.workers),
-            window: 2 * batch_size,
             stop: interrupted,
         },
+        buffers(batch_size, model.network().input().len())?,
     )?;
     let mut runner = Runner::new(&model, batch_size, k, score)?;
     let mut writer = RowWriter::open(args.results_file.as_deref(), args.results_format, columns)?;
     let mut progress = Progress::new(feed.total());
-    let mut batch = Batch::default();
     let overflow = Error::Input(NOT_FINITE.into());
-    while feed.next_batch(batch_size, &mut batch) {
+    loop {
+        let batch = match feed.next_batch() {
+            Fed::Batch(batch) => batch,
+            Fed::Pause => continue,
+            Fed::End => break,
+        };
         let scored = runner.run(&batch.pixels)?;
-        let failed = batch.rows.len() - scored.iter().filter(|image| image.finite).count();
+        feed.give_back(batch.pixels);
+        let outcomes = batch.rows.iter().zip(&scored).map(|(row, image)| {
+            let outcome = match &row.error {
+                Some(error) => Err(error),
+                None if image.finite => Ok(&image.predictions[..]),
+                None => Err(&overflow),
+            };
+            (row, outcome)
+        });
+        let failed = outcomes.clone().filter(|(_, outcome)| outcome.is_err()).count();
         progress.advance(batch.rows.len() - failed, failed, || {
-            let mut images = scored.iter();
-            for row in &batch.rows {
-                let outcome = match &row.error {
-                    Some(error) => Err(error),
-                    None => match images.next().expect("a result for every row without an error") {
-                        image if image.finite => Ok(&image.predictions[..]),
-                        _ => Err(&overflow),
-                    },
-                };
+            for (row, outcome) in outcomes {
                 writer.write(&model, &row.filename, outcome)?;
             }
             writer.flush()

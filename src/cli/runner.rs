@@ -1,8 +1,22 @@
 //! Batches on a session that shrinks where the device's memory is short.
 
-use alexnet::{Error, Input, Model, Prediction, Result, Score, Session};
+use alexnet::{Error, Input, Model, Pixels, Prediction, Result, Score, Session};
 
 use super::note;
+
+/// Batches in memory: one is computed while the others are decoded.
+const BUFFERS: usize = 3;
+
+/// The buffers of a feed for batches of `batch` images of `image` bytes.
+///
+/// # Errors
+/// [`Error::Usage`] if there is no memory for them.
+pub fn buffers(batch: usize, image: usize) -> Result<Vec<Pixels>> {
+    let buffers = (0..BUFFERS).map(|_| Pixels::zeroed(batch * image)).collect::<Option<_>>();
+    buffers.ok_or_else(|| {
+        Error::Usage(format!("no memory for {BUFFERS} batches of {batch} pictures; ask for a smaller --batch-size"))
+    })
+}
 
 /// Runs batches of at most its own size, which it halves when memory runs out.
 pub struct Runner<'a> {
