@@ -8,7 +8,8 @@ use std::fs;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use alexnet::input::{PackWriter, Sources};
+use alexnet::Pixels;
+use alexnet::input::{Batch, Fed, Feed, PackWriter, Sources};
 
 /// A folder under the system's temporary one, removed when dropped.
 fn folder() -> tempfile::TempDir {
@@ -52,6 +53,23 @@ fn no_list() -> Cursor<Vec<u8>> {
 /// The sources of `arguments`; standard input is empty.
 fn expand<A: AsRef<std::ffi::OsStr>>(arguments: &[A]) -> alexnet::Result<Sources> {
     Sources::expand_with(arguments, no_list())
+}
+
+/// `count` buffers of `bytes` bytes.
+fn buffers(count: usize, bytes: usize) -> Vec<Pixels> {
+    (0..count).map(|_| Pixels::zeroed(bytes).expect("memory for a test")).collect()
+}
+
+/// The next batch, for which it waits a minute at most; `None` at the end.
+fn next_batch(feed: &mut Feed) -> Option<Batch> {
+    for _ in 0..600 {
+        match feed.next_batch() {
+            Fed::Batch(batch) => return Some(batch),
+            Fed::Pause => {}
+            Fed::End => return None,
+        }
+    }
+    panic!("nothing comes, and no end");
 }
 
 /// The message of the usage error that `result` must be.

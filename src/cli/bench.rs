@@ -5,12 +5,13 @@ use std::io::{self, Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use alexnet::input::{Batch, Feed, FeedOptions, Sources};
+use alexnet::input::{Feed, FeedOptions, Sources};
 use alexnet::weights::seeded;
-use alexnet::{Error, Input, Model, Result, Score};
+use alexnet::{Error, Model, Pixels, Result, Score};
 use serde::Serialize;
 
 use super::args::{DecodeArgs, DeviceArgs, ModelArgs, seconds, threads};
+use super::runner::Runner;
 use super::statistics::Latency;
 use super::{Outcome, note, print};
 
@@ -63,7 +64,7 @@ struct Measurement {
     mode: Mode,
     batch_size: usize,
     samples_per_sec: f64,
-    /// Mean milliseconds a batch.
+    /// Mean milliseconds from one batch's results to the next one's.
     step_time_ms: f64,
     latency_ms: Latency,
     steps: usize,
@@ -75,8 +76,12 @@ struct Measurement {
 #[derive(Clone, Copy, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Mode {
-    /// Pixels in memory to classes in memory.
+    /// From pixels to classes, one batch at a time, both in the host's memory: what a single request takes.
+    Latency,
+    /// Pixels that the device holds to classes, batch after batch.
     Compute,
+    /// As compute, with pixels copied to the device for each batch.
+    Copied,
     /// Files to classes in memory.
     EndToEnd,
 }
@@ -87,10 +92,15 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let model = ModelArgs { checkpoint: Some(checkpoint.clone()), ..args.model }.load(&args.device, None)?;
     let network = model.network();
     let summary = network.summary(1);
+    // Where nothing overlaps, the three are the same.
+    let overlaps = model.pipeline(1, 1, Score::Prob)?.depth() > 1;
+    let modes = if overlaps { &[Mode::Latency, Mode::Compute, Mode::Copied][..] } else { &[Mode::Compute] };
     let mut results = vec![];
     for &batch_size in &args.batch_size {
         let batch_size = batch_size as usize;
-        results.push(compute(&model, batch_size, args.duration)?);
+        for &mode in modes {
+            results.push(in_memory(&model, mode, batch_size, args.duration)?);
+        }
         if !args.inputs.is_empty() {
             results.push(end_to_end(&model, batch_size, args, &inputs)?);
         }
@@ -138,13 +148,34 @@ impl<'a> Inputs<'a> {
     }
 }
 
-fn compute(model: &Model, batch_size: usize, duration: Duration) -> Result<Measurement> {
+/// Batches of the same pictures, one after another.
+fn in_memory(model: &Model, mode: Mode, batch_size: usize, duration: Duration) -> Result<Measurement> {
+    let mut pipeline = model.pipeline(batch_size, 1, Score::Prob)?;
     let size = model.network().input_size;
-    let pixels: Vec<u8> = (0..batch_size).flat_map(|index| seeded::picture(0, index, size)).collect();
-    let mut session = model.session(batch_size, &[])?;
+    let depth = if matches!(mode, Mode::Latency) { 1 } else { pipeline.depth() };
+    let mut free: Vec<Pixels> = vec![];
+    // The device has as many places, whatever is measured.
+    for _ in 0..pipeline.depth() {
+        let mut pixels = model.pixels(batch_size)?;
+        for (index, image) in pixels.chunks_exact_mut(3 * size * size).enumerate() {
+            image.copy_from_slice(&seeded::picture(0, index, size));
+        }
+        pipeline.submit(pixels)?;
+        free.extend(pipeline.collect()?.map(|done| done.pixels));
+    }
+    let mut under_way = 0;
     let mut step = || {
-        session.run(Input::Pixels(&pixels))?;
-        session.top_k(1, Score::Prob).map(drop)
+        while under_way < depth {
+            let pixels = free.pop().expect("one for each place");
+            match mode {
+                Mode::Compute => pipeline.resubmit(pixels)?,
+                _ => pipeline.submit(pixels)?,
+            }
+            under_way += 1;
+        }
+        free.extend(pipeline.collect()?.map(|done| done.pixels));
+        under_way -= 1;
+        Ok(())
     };
     let warm_up = Instant::now();
     while warm_up.elapsed() < WARM_UP {
@@ -158,36 +189,36 @@ fn compute(model: &Model, batch_size: usize, duration: Duration) -> Result<Measu
         seconds.push(begin.elapsed().as_secs_f64());
     }
     let elapsed = begin.elapsed();
-    Ok(measurement(Mode::Compute, batch_size, &seconds, elapsed, seconds.len() * batch_size, 0))
+    Ok(measurement(mode, batch_size, &seconds, elapsed, seconds.len() * batch_size, 0))
 }
 
 /// Runs over the input again and again until `duration` is over; a pass is always finished.
 fn end_to_end(model: &Model, batch_size: usize, args: &Args, inputs: &Inputs) -> Result<Measurement> {
-    let mut session = model.session(batch_size, &[])?;
-    let mut batch = Batch::default();
+    let mut runner = Runner::new(model, batch_size, 1, Score::Prob)?;
     let (mut seconds, mut images, mut failed) = (vec![], 0, 0);
-    let mut begin = Instant::now();
+    let mut elapsed = Duration::ZERO;
     let mut warm = false;
-    while !warm || begin.elapsed() < args.duration {
+    while !warm || elapsed < args.duration {
         let options = FeedOptions {
             decode: args.decode.options(),
             input_size: model.network().input_size,
             threads: threads(args.device.workers),
-            window: 2 * batch_size,
             stop: || false,
         };
-        let mut feed = Feed::new(inputs.expand()?, options)?;
-        loop {
-            let step = Instant::now();
-            if !feed.next_batch(batch_size, &mut batch) {
-                break;
-            }
-            session.run(Input::Pixels(&batch.pixels))?;
-            session.top_k(1, Score::Prob)?;
-            seconds.push(step.elapsed().as_secs_f64());
-            failed += batch.rows.iter().filter(|row| row.error.is_some()).count();
-            images += batch.rows.iter().filter(|row| row.error.is_none()).count();
-        }
+        let buffers = runner.buffers()?; // once a run, not once a pass: not counted
+        let begin = Instant::now();
+        let mut step = begin;
+        let mut feed = Feed::new(inputs.expand()?, options, buffers)?;
+        runner.run(&mut feed, |rows, _| {
+            let now = Instant::now();
+            seconds.push((now - step).as_secs_f64());
+            step = now;
+            let good = rows.iter().filter(|row| row.error.is_none()).count();
+            images += good;
+            failed += rows.len() - good;
+            Ok(())
+        })?;
+        elapsed += begin.elapsed();
         if images == 0 {
             let reason =
                 if failed > 0 { "no input can be decoded; run predict to see why" } else { "the input is empty" };
@@ -196,11 +227,9 @@ fn end_to_end(model: &Model, batch_size: usize, args: &Args, inputs: &Inputs) ->
         if !warm {
             // The first pass fills the page cache and the buffers; it does not count.
             warm = true;
-            (seconds, images, failed) = (vec![], 0, 0);
-            begin = Instant::now();
+            (seconds, images, failed, elapsed) = (vec![], 0, 0, Duration::ZERO);
         }
     }
-    let elapsed = begin.elapsed();
     Ok(measurement(Mode::EndToEnd, batch_size, &seconds, elapsed, images, failed))
 }
 
@@ -232,7 +261,9 @@ fn table(report: &Report) -> String {
     );
     for r in &report.results {
         let mode = match r.mode {
+            Mode::Latency => "latency",
             Mode::Compute => "compute",
+            Mode::Copied => "copied",
             Mode::EndToEnd => "end to end",
         };
         let l = &r.latency_ms;

@@ -3,8 +3,8 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use alexnet::input::{Batch, Feed, FeedOptions, PackWriter, Sources};
-use alexnet::{Error, Result};
+use alexnet::input::{Fed, Feed, FeedOptions, PackWriter, Sources};
+use alexnet::{Error, Pixels, Result};
 
 use super::args::{DecodeArgs, threads, workers_parser};
 use super::progress::Progress;
@@ -12,6 +12,8 @@ use super::{Outcome, interrupted, note};
 
 /// Pictures handed on at once.
 const BATCH: usize = 64;
+/// Batches in memory: one is written while the others are decoded.
+const BUFFERS: usize = 3;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -42,22 +44,34 @@ pub fn run(args: &Args) -> Result<Outcome> {
         decode: args.decode.options(),
         input_size: size,
         threads: threads(args.workers),
-        window: 2 * BATCH,
         stop: interrupted,
     };
-    let mut feed = Feed::new(sources, options)?;
+    let image = size * size * 3;
+    let buffers: Option<Vec<_>> = (0..BUFFERS).map(|_| Pixels::zeroed(BATCH * image)).collect();
+    let buffers = buffers.ok_or_else(|| {
+        Error::Usage(format!(
+            "no memory for {} pictures of {size}x{size} pixels; ask for smaller ones",
+            BUFFERS * BATCH
+        ))
+    })?;
+    let mut feed = Feed::new(sources, options, buffers)?;
     let mut pack = PackWriter::create(&args.output, size)?;
     let mut progress = Progress::new(feed.total());
-    let mut batch = Batch::default();
-    while feed.next_batch(BATCH, &mut batch) {
+    loop {
+        let batch = match feed.next_batch() {
+            Fed::Batch(batch) => batch,
+            Fed::Pause => continue,
+            Fed::End => break,
+        };
         let failed = batch.rows.iter().filter(|row| row.error.is_some()).count();
         progress.advance(batch.rows.len() - failed, failed, || {
-            let mut pixels = batch.pixels.chunks_exact(size * size * 3);
-            batch.rows.iter().try_for_each(|row| match &row.error {
+            let mut rows = batch.rows.iter().zip(batch.pixels.chunks_exact(image));
+            rows.try_for_each(|(row, pixels)| match &row.error {
                 Some(error) => pack.push_error(&row.filename, error),
-                None => pack.push(&row.filename, pixels.next().expect("pixels for every row without an error")),
+                None => pack.push(&row.filename, pixels),
             })
         })?;
+        feed.give_back(batch.pixels);
     }
     // An interrupt ends the rows, so that the end of the loop is not the end of the input.
     if interrupted() {

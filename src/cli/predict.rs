@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use alexnet::input::{Batch, Feed, FeedOptions, Sources};
-use alexnet::{Error, NOT_FINITE, Result, Score};
+use alexnet::input::{Feed, FeedOptions, Sources};
+use alexnet::{Error, NOT_FINITE, Precision, Result, Score};
 use clap::ValueEnum;
 
 use super::args::{DecodeArgs, DeviceArgs, ModelArgs, threads};
@@ -66,41 +66,38 @@ pub fn run(args: &Args) -> Result<Outcome> {
             OutputType::Logit => Score::Logit,
         },
         filename_width: sources.widest_filename(),
+        // What a row was computed in is worth a column only where it may differ from what was asked for.
+        precision: args.device.precision != Precision::Float32,
     };
     let (k, score) = (columns.k, columns.score);
-    let mut feed = Feed::new(
-        sources,
-        FeedOptions {
-            decode: args.decode.options(),
-            input_size: model.network().input_size,
-            threads: threads(args.device.workers),
-            window: 2 * batch_size,
-            stop: interrupted,
-        },
-    )?;
     let mut runner = Runner::new(&model, batch_size, k, score)?;
+    let options = FeedOptions {
+        decode: args.decode.options(),
+        input_size: model.network().input_size,
+        threads: threads(args.device.workers),
+        stop: interrupted,
+    };
+    let mut feed = Feed::new(sources, options, runner.buffers()?)?;
     let mut writer = RowWriter::open(args.results_file.as_deref(), args.results_format, columns)?;
     let mut progress = Progress::new(feed.total());
-    let mut batch = Batch::default();
     let overflow = Error::Input(NOT_FINITE.into());
-    while feed.next_batch(batch_size, &mut batch) {
-        let scored = runner.run(&batch.pixels)?;
-        let failed = batch.rows.len() - scored.iter().filter(|image| image.finite).count();
-        progress.advance(batch.rows.len() - failed, failed, || {
-            let mut images = scored.iter();
-            for row in &batch.rows {
-                let outcome = match &row.error {
-                    Some(error) => Err(error),
-                    None => match images.next().expect("a result for every row without an error") {
-                        image if image.finite => Ok(&image.predictions[..]),
-                        _ => Err(&overflow),
-                    },
-                };
+    runner.run(&mut feed, |rows, scored| {
+        let outcomes = rows.iter().zip(scored).map(|(row, scored)| {
+            let outcome = match &row.error {
+                Some(error) => Err(error),
+                None if scored.finite => Ok(scored),
+                None => Err(&overflow),
+            };
+            (row, outcome)
+        });
+        let failed = outcomes.clone().filter(|(_, outcome)| outcome.is_err()).count();
+        progress.advance(rows.len() - failed, failed, || {
+            for (row, outcome) in outcomes {
                 writer.write(&model, &row.filename, outcome)?;
             }
             writer.flush()
-        })?;
-    }
+        })
+    })?;
     progress.finish();
     Ok(match () {
         () if interrupted() => Outcome::Interrupted,

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use alexnet::{Error, Model, Prediction, Result, Score};
+use alexnet::{Error, Model, Prediction, Result, Score, Scored};
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ use serde::Serialize;
 pub enum Format {
     /// Aligned columns, for people.
     Table,
-    /// filename,index,label,prob,error
+    /// filename,index,label,prob,error, and precision where it may differ
     Csv,
     /// One JSON object a line.
     Jsonl,
@@ -25,6 +25,8 @@ pub struct Columns {
     pub score: Score,
     /// Characters of the table's first column.
     pub filename_width: usize,
+    /// Whether to tell what each row was computed in: float32 where a narrower type overflowed.
+    pub precision: bool,
 }
 
 /// Writes rows to stdout or a file. A row is complete or not there: output is flushed between batches.
@@ -48,6 +50,8 @@ struct JsonRow<'a> {
     filename: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     predictions: Option<Vec<JsonPrediction>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    precision: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -101,35 +105,43 @@ impl RowWriter {
             Sink::Csv(csv) => {
                 let suffix = |i: usize| if k == 1 { String::new() } else { format!("_{i}") };
                 let cells = (0..k).flat_map(|i| ["index", "label", score].map(|name| format!("{name}{}", suffix(i))));
-                let record: Vec<_> = ["filename".into()].into_iter().chain(cells).chain(["error".into()]).collect();
+                let mut record: Vec<_> = ["filename".into()].into_iter().chain(cells).chain(["error".into()]).collect();
+                if self.columns.precision {
+                    record.push("precision".into());
+                }
                 Ok(csv.write_record(record)?)
             }
         }
     }
 
     /// One row: a picture's classes, or its error.
-    pub fn write(&mut self, model: &Model, filename: &str, outcome: Result<&[Prediction], &Error>) -> Result<()> {
+    pub fn write(&mut self, model: &Model, filename: &str, outcome: Result<&Scored, &Error>) -> Result<()> {
         self.try_write(model, filename, outcome).map_err(Error::output(&self.path))
     }
 
-    fn try_write(&mut self, model: &Model, filename: &str, outcome: Result<&[Prediction], &Error>) -> io::Result<()> {
-        let Columns { k, score, filename_width: width } = self.columns;
+    fn try_write(&mut self, model: &Model, filename: &str, outcome: Result<&Scored, &Error>) -> io::Result<()> {
+        let Columns { k, score, filename_width: width, .. } = self.columns;
+        let precision = outcome.ok().filter(|_| self.columns.precision).map(|scored| scored.precision.name());
         match &mut self.sink {
             Sink::Table(out) => {
                 let filename = printable(filename);
                 write!(out, "{filename:<width$}")?;
                 match outcome {
-                    Ok(predictions) => predictions
+                    Ok(scored) => scored
+                        .predictions
                         .iter()
                         .try_for_each(|p| write!(out, "  {:>9.6}  {}", p.score, printable(&model.label(p.index))))?,
                     Err(error) => write!(out, "  error: {}", printable(&error.to_string()))?,
+                }
+                if let Some(precision) = precision {
+                    write!(out, "  {precision}")?;
                 }
                 writeln!(out)
             }
             Sink::Csv(csv) => {
                 let mut record = csv::StringRecord::from(vec![filename]);
-                if let Ok(predictions) = outcome {
-                    for p in predictions {
+                if let Ok(scored) = outcome {
+                    for p in &scored.predictions {
                         record.push_field(&p.index.to_string());
                         record.push_field(&model.label(p.index));
                         record.push_field(&p.score.to_string());
@@ -139,6 +151,9 @@ impl RowWriter {
                     record.push_field("");
                 }
                 record.push_field(&outcome.err().map(ToString::to_string).unwrap_or_default());
+                if self.columns.precision {
+                    record.push_field(precision.unwrap_or_default());
+                }
                 Ok(csv.write_record(&record)?)
             }
             Sink::Jsonl(out) => {
@@ -148,8 +163,8 @@ impl RowWriter {
                     prob: (score == Score::Prob).then_some(p.score),
                     logit: (score == Score::Logit).then_some(p.score),
                 };
-                let predictions = outcome.ok().map(|found| found.iter().map(prediction).collect());
-                let row = JsonRow { filename, predictions, error: outcome.err().map(ToString::to_string) };
+                let predictions = outcome.ok().map(|found| found.predictions.iter().map(prediction).collect());
+                let row = JsonRow { filename, predictions, precision, error: outcome.err().map(ToString::to_string) };
                 serde_json::to_writer(&mut *out, &row)?;
                 writeln!(out)
             }

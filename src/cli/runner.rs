@@ -1,25 +1,36 @@
-//! Batches on a session that shrinks where the device's memory is short.
+//! Batches through a pipeline that shrinks where the device's memory is short.
 
-use alexnet::{Error, Input, Model, Prediction, Result, Score, Session};
+use std::collections::VecDeque;
+
+use alexnet::input::{Fed, Feed, Row};
+use alexnet::{Done, Error, Model, Pipeline, Pixels, Result, Score, Scored};
 
 use super::note;
 
-/// Runs batches of at most its own size, which it halves when memory runs out.
+/// Batch buffers of a run: one that is computed, one that is copied to the device, one that is decoded into.
+const BUFFERS: usize = 3;
+
+/// Runs batches in pieces of at most its own size, which it halves when memory runs out; results come out in order.
 pub struct Runner<'a> {
     model: &'a Model,
     batch: usize,
     k: usize,
     score: Score,
-    /// `None` only while it is replaced.
-    session: Option<Box<dyn Session>>,
+    /// `None` only while it is replaced, and after an error.
+    pipeline: Option<Box<dyn Pipeline>>,
+    /// Pieces in the pipeline.
+    under_way: usize,
+    /// Pixels that wait for it.
+    waiting: VecDeque<Pixels>,
+    /// Batches as they were submitted, oldest first.
+    batches: VecDeque<Batch>,
 }
 
-/// What came out for one image.
-pub struct Scored {
-    /// The best classes, best first.
-    pub predictions: Vec<Prediction>,
-    /// Whether all logits are finite.
-    pub finite: bool,
+/// A batch, of which a part may have come out.
+struct Batch {
+    images: usize,
+    pixels: Option<Pixels>,
+    scored: Vec<Scored>,
 }
 
 impl<'a> Runner<'a> {
@@ -28,62 +39,133 @@ impl<'a> Runner<'a> {
     /// # Errors
     /// Those of the device, when there is no memory for one image.
     pub fn new(model: &'a Model, batch: usize, k: usize, score: Score) -> Result<Self> {
-        let mut runner = Runner { model, batch, k, score, session: None };
+        let mut runner = Runner {
+            model,
+            batch,
+            k,
+            score,
+            pipeline: None,
+            under_way: 0,
+            waiting: VecDeque::new(),
+            batches: VecDeque::new(),
+        };
         runner.open()?;
         Ok(runner)
     }
 
-    /// The outcome of each image of `pixels`, in their order.
+    /// Memory for batches of the runner's present size.
     ///
     /// # Errors
-    /// Those of the device. A shortage of memory is one only for a single image.
-    pub fn run(&mut self, pixels: &[u8]) -> Result<Vec<Scored>> {
-        let image = self.model.network().input().len();
-        let mut scored = vec![];
-        let mut rest = pixels;
-        while !rest.is_empty() {
-            let (now, later) = rest.split_at(rest.len().min(self.batch * image));
-            match self.run_whole(now, &mut scored) {
-                Ok(()) => rest = later,
-                Err(Error::DeviceMemory(reason)) => self.shrink(reason)?, // and the same images again
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(scored)
+    /// Those of the device.
+    pub fn buffers(&self) -> Result<Vec<Pixels>> {
+        (0..BUFFERS).map(|_| self.model.pixels(self.batch)).collect()
     }
 
-    /// Runs `pixels` in one piece; `scored` grows only when all of it is done.
-    fn run_whole(&mut self, pixels: &[u8], scored: &mut Vec<Scored>) -> Result<()> {
-        let session = self.session.as_mut().expect("one is open between calls");
-        session.run(Input::Pixels(pixels))?;
-        let classes = session.plan().classes();
-        let finite: Vec<bool> =
-            session.logits()?.chunks_exact(classes).map(|logits| logits.iter().all(|l| l.is_finite())).collect();
-        let predictions = session.top_k(self.k, self.score)?.chunks_exact(self.k);
-        let images = predictions.zip(finite);
-        scored.extend(images.map(|(predictions, finite)| Scored { predictions: predictions.to_vec(), finite }));
+    /// Runs everything that `feed` gives, in [`buffers`](Self::buffers), and shows each batch's rows and what came out for
+    /// them to `take`, in order.
+    ///
+    /// # Errors
+    /// Those of the device, and of `take`.
+    pub fn run(&mut self, feed: &mut Feed, mut take: impl FnMut(&[Row], &[Scored]) -> Result<()>) -> Result<()> {
+        let mut rows: VecDeque<Vec<Row>> = VecDeque::new();
+        loop {
+            let fed = feed.next_batch();
+            let idle = !matches!(fed, Fed::Batch(_));
+            let ended = matches!(fed, Fed::End);
+            if let Fed::Batch(batch) = fed {
+                rows.push_back(batch.rows);
+                self.submit(batch.pixels)?;
+            }
+            while self.is_full() || idle {
+                let Some(done) = self.collect()? else { break };
+                feed.give_back(done.pixels);
+                take(&rows.pop_front().expect("rows for every batch"), &done.scored)?;
+            }
+            if ended {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether another batch would have to wait.
+    fn is_full(&self) -> bool {
+        self.pipeline.as_ref().is_some_and(|pipeline| self.under_way == pipeline.depth())
+    }
+
+    fn submit(&mut self, pixels: Pixels) -> Result<()> {
+        let images = pixels.len() / self.model.network().input().len();
+        self.batches.push_back(Batch { images, pixels: None, scored: vec![] });
+        self.waiting.push_back(pixels);
+        self.advance()
+    }
+
+    /// Fills the pipeline with pixels that wait.
+    fn advance(&mut self) -> Result<()> {
+        let bytes = self.model.network().input().len();
+        while !self.is_full() {
+            let Some(mut pixels) = self.waiting.pop_front() else { break };
+            let piece = pixels.split_to(pixels.len().min(self.batch * bytes));
+            if !pixels.is_empty() {
+                self.waiting.push_front(pixels);
+            }
+            self.under_way += 1;
+            let submitted = self.pipeline.as_mut().expect("one is open between calls").submit(piece);
+            self.unless_memory_is_short(submitted)?;
+        }
         Ok(())
     }
 
-    /// A session for the largest batch that fits.
+    /// Waits for the oldest batch; `None` where none is under way.
+    fn collect(&mut self) -> Result<Option<Done>> {
+        while let Some(batch) = self.batches.front_mut() {
+            if batch.scored.len() == batch.images {
+                let Batch { pixels, scored, .. } = self.batches.pop_front().expect("it is there");
+                return Ok(pixels.map(|pixels| Done { pixels, scored }));
+            }
+            let collected = self.pipeline.as_mut().expect("one is open between calls").collect();
+            if let Some(Some(done)) = self.unless_memory_is_short(collected)? {
+                self.under_way -= 1;
+                let batch = self.batches.front_mut().expect("pieces are of the oldest batch");
+                batch.scored.extend(done.scored);
+                match &mut batch.pixels {
+                    Some(pixels) => pixels.join(done.pixels),
+                    none => *none = Some(done.pixels),
+                }
+            }
+            self.advance()?;
+        }
+        Ok(None)
+    }
+
+    /// The result, or `None` where memory was short: then everything under way waits again, for a smaller pipeline.
+    fn unless_memory_is_short<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
+        let reason = match result {
+            Err(Error::DeviceMemory(reason)) => reason,
+            other => return other.map(Some),
+        };
+        if let Some(mut pipeline) = self.pipeline.take() {
+            for pixels in pipeline.abandon().into_iter().rev() {
+                self.waiting.push_front(pixels);
+            }
+        } // its memory goes before the next one's comes
+        self.under_way = 0;
+        self.halve(reason)?;
+        self.open()?;
+        Ok(None)
+    }
+
+    /// A pipeline for the largest batch that fits.
     fn open(&mut self) -> Result<()> {
         loop {
-            match self.model.session(self.batch, &[]) {
-                Ok(session) => {
-                    self.session = Some(session);
+            match self.model.pipeline(self.batch, self.k, self.score) {
+                Ok(pipeline) => {
+                    self.pipeline = Some(pipeline);
                     return Ok(());
                 }
                 Err(Error::DeviceMemory(reason)) => self.halve(reason)?,
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    /// Replaces the session by one of half the batch.
-    fn shrink(&mut self, reason: String) -> Result<()> {
-        self.session = None; // its memory first
-        self.halve(reason)?;
-        self.open()
     }
 
     fn halve(&mut self, reason: String) -> Result<()> {

@@ -1,27 +1,30 @@
-//! Decodes the sources on threads of its own, a bounded number of pictures ahead of the consumer.
+//! Decodes the sources on threads of its own, straight into the buffers that the consumer computes from.
 //!
-//! One queue, three channels, no coordinator. A worker locks the queue, takes buffers, takes the next task and puts
-//! the receiving end of its answer on `answers`; then it unlocks and works. So answers stand in input order whoever
-//! finishes first. The buffers circulate: `window` of them exist, a worker waits for a free one, the consumer gives
-//! each back once copied. They bound the memory and are the only brake.
+//! One queue, three channels, no coordinator. A worker locks the queue, takes the next task and the place of its rows,
+//! which is what comes next in the buffer that is being filled, and puts the receiving end of its answer on `answers`;
+//! then it unlocks and works. So rows stand in input order, in the answers and in memory, whoever finishes first. The
+//! consumer joins answers to batches and gives each batch's pixels back once it has computed them; a buffer whose parts
+//! are all back is free again. Where none is free the workers wait: the buffers bound the memory and are the only brake.
 
 use std::any::Any;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
-use std::{io, thread, vec};
+use std::time::{Duration, Instant};
+use std::{io, thread};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
-use super::npy::check_size;
+use super::buffers::{Places, Returns, circulate};
+use super::npy::{Pack, check_size};
 use super::queue::{Queue, Task};
 use super::sources::{Entry, Sources, filename, row_filename};
 use crate::error::{Error, Result};
 use crate::image::{self, DecodeOptions};
+use crate::pixels::Pixels;
 
-/// Longest wait for more rows of a list while some could be handed out, and between two looks at [`FeedOptions::stop`].
+/// Longest wait of [`Feed::next_batch`]. A list that gives nothing for as long pauses.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How a [`Feed`] works.
@@ -33,20 +36,19 @@ pub struct FeedOptions {
     pub input_size: usize,
     /// Number of decoding threads; 0 counts as 1.
     pub threads: usize,
-    /// Most pictures held at a time, decoded or being decoded, each of `3 * input_size^2` bytes; 0 counts as 1. Two
-    /// batches and a few for each thread keep everybody busy.
-    pub window: usize,
-    /// Asked before each batch and while it is waited for; once it says true, and it must go on to, the rows end.
+    /// Asked by each [`Feed::next_batch`]; once it says true, and it must go on to, the rows end.
     pub stop: fn() -> bool,
 }
 
-/// Consecutive rows of the input and the pixels of those that are good.
-#[derive(Debug, Default)]
+/// Consecutive rows of the input and their pixels.
+#[derive(Debug)]
 pub struct Batch {
-    /// The good pictures one after the other, uint8 (n, input_size, input_size, 3).
-    pub pixels: Vec<u8>,
-    /// In input order. A row without error owns the next picture in `pixels`.
+    /// In input order.
     pub rows: Vec<Row>,
+    /// uint8 (n, input_size, input_size, 3), n the number of rows: part of a buffer that the feed was given. A row with
+    /// an error has its place like the others, so that a batch is one run of memory. What is there means nothing, and
+    /// neither does what is computed from it.
+    pub pixels: Pixels,
 }
 
 /// One input.
@@ -58,36 +60,57 @@ pub struct Row {
     pub error: Option<Error>,
 }
 
+/// What [`Feed::next_batch`] found.
+#[derive(Debug)]
+pub enum Fed {
+    /// The next rows.
+    Batch(Batch),
+    /// Nothing can be handed out yet: rows are still being decoded, a list pauses, or the workers wait for a buffer to be
+    /// given back. The caller has time for other work and then asks again.
+    Pause,
+    /// There are no more rows, or it is time to stop.
+    End,
+}
+
 /// Pixels in input order, decoded while the consumer computes.
 ///
-/// Dropped early it stops its threads: each ends with the picture it is at. They are not waited for, since one may be
-/// reading a list that never ends.
+/// Dropped early it stops its threads: each ends with the task it is at. They are not waited for, since one may be
+/// reading a list that never ends; the buffers' memory goes with the last of them.
 #[derive(Debug)]
 pub struct Feed {
-    answers: Receiver<Receiver<Vec<Item>>>,
-    free: Sender<Vec<u8>>,
+    answers: Receiver<Promise>,
     /// The next one, if it was taken from `answers` and is not there yet.
-    answer: Option<Receiver<Vec<Item>>>,
-    /// Of the last answer, what did not fit the last batch.
-    pending: vec::IntoIter<Item>,
+    promise: Option<Promise>,
+    /// The answers of which no batch was handed out yet.
+    batch: Option<Batch>,
+    returns: Returns,
     threads: Vec<JoinHandle<()>>,
     total: Option<u64>,
     stop: fn() -> bool,
 }
 
-/// A row and a buffer of the window, which holds its pixels unless it failed.
+/// The answer to a task that was taken.
 #[derive(Debug)]
-struct Item {
-    row: Row,
-    pixels: Vec<u8>,
+struct Promise {
+    answer: Receiver<Batch>,
+    /// Whether it ends its buffer.
+    last: bool,
 }
 
 impl Feed {
-    /// Starts decoding `sources`.
+    /// Starts decoding `sources` into `buffers`, which all have the size of a batch. One is enough; with three, the
+    /// consumer can work on a batch and wait for the device's results of another while the next is decoded.
     ///
     /// # Errors
     /// [`Error::Usage`] if a named pack does not have the network's size, [`Error::Device`] if a thread cannot be started.
-    pub fn new(sources: Sources, options: FeedOptions) -> Result<Feed> {
+    ///
+    /// # Panics
+    /// If there is no buffer, or if they are not all of one length, `3 * input_size^2` bytes or a multiple.
+    pub fn new(sources: Sources, options: FeedOptions, buffers: Vec<Pixels>) -> Result<Feed> {
+        let image = 3 * options.input_size * options.input_size;
+        let bytes = buffers.first().expect("a feed without a buffer").len();
+        assert!(bytes > 0 && bytes.is_multiple_of(image), "a buffer of {bytes} bytes for images of {image}");
+        assert!(buffers.iter().all(|buffer| buffer.len() == bytes), "buffers of several lengths");
         for entry in &sources.entries {
             if let Entry::Pack { path, height, width, .. } = entry {
                 check_size(path, *height, *width, options.input_size)?;
@@ -95,18 +118,11 @@ impl Feed {
         }
         let total = sources.total();
         let count = options.threads.max(1);
-        let window = options.window.max(1);
-        let (free, free_buffers) = bounded(window);
-        for _ in 0..window {
-            // Gets its size when it is first used.
-            free.send(Vec::new()).expect("the channel holds the window");
-        }
-        // As many answers as buffers: a send never waits.
-        let (sender, answers) = bounded(window);
+        let (places, returns) = circulate(buffers);
+        let (sender, answers) = unbounded();
         let worker = Worker {
-            // Enough tasks for all threads within the window.
-            queue: Arc::new(Mutex::new(Some(Queue::new(sources, options.input_size, window / (2 * count))))),
-            free: free_buffers,
+            // Enough tasks for all threads within a batch.
+            work: Arc::new(Mutex::new(Some((Queue::new(sources, options.input_size, bytes / image / count), places)))),
             answers: sender,
             decode: options.decode,
             input_size: options.input_size,
@@ -119,8 +135,7 @@ impl Feed {
             .map(start)
             .collect::<io::Result<_>>()
             .map_err(|e| Error::Device(format!("cannot start {count} decoding threads: {e}; ask for fewer")))?;
-        let pending = Vec::new().into_iter();
-        Ok(Feed { answers, free, answer: None, pending, threads, total, stop: options.stop })
+        Ok(Feed { answers, promise: None, batch: None, returns, threads, total, stop: options.stop })
     }
 
     /// Number of rows of the whole input, if it is known.
@@ -128,134 +143,136 @@ impl Feed {
         self.total
     }
 
-    /// Fills `batch`, whose buffers are used again, with the next rows: up to `batch_size` good ones and up to as many
-    /// that failed. Waits for them, but where a list pauses it hands out what came before. `false` once there are no
-    /// more, or when told to stop.
+    /// The next rows: as many as a buffer holds, fewer at the end of the input and where a list pauses, which shortens
+    /// the batch after it as well: that ends with the buffer. Waits a tenth of a second at most; then it is a pause.
     ///
     /// # Panics
-    /// If `batch_size` is 0, or to pass on a panic of a decoding thread.
-    pub fn next_batch(&mut self, batch_size: usize, batch: &mut Batch) -> bool {
-        assert!(batch_size > 0, "a batch of no pictures");
-        batch.pixels.clear();
-        batch.rows.clear();
+    /// To pass on a panic of a decoding thread.
+    pub fn next_batch(&mut self) -> Fed {
         if (self.stop)() {
-            return false;
+            return Fed::End;
         }
-        let (mut good, mut failed) = (0, 0);
-        while good < batch_size && failed < batch_size {
-            let Some(Item { row, pixels }) = self.next_item(!batch.rows.is_empty()) else { break };
-            if row.error.is_none() {
-                batch.pixels.extend_from_slice(&pixels);
-                good += 1;
-            } else {
-                failed += 1;
-            }
-            batch.rows.push(row);
-            // Fails once all workers have ended; nobody needs it then.
-            let _ = self.free.send(pixels);
-        }
-        !batch.rows.is_empty()
-    }
-
-    /// `None` at the end, when told to stop, and, if there are `rows` to hand out, where a list pauses.
-    fn next_item(&mut self, rows: bool) -> Option<Item> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut quiet = true; // nothing came during this call
         loop {
-            if let Some(item) = self.pending.next() {
-                return Some(item);
-            }
-            if let Some(answer) = &self.answer {
-                match answer.recv_timeout(PATIENCE) {
-                    Ok(items) => {
-                        self.pending = items.into_iter();
-                        self.answer = None;
-                    }
-                    Err(RecvTimeoutError::Timeout) if (self.stop)() => return None,
-                    Err(RecvTimeoutError::Timeout) => {}
+            if let Some(Promise { answer, last }) = &self.promise {
+                let part = match answer.recv_deadline(deadline) {
+                    Ok(part) => part,
+                    Err(RecvTimeoutError::Timeout) => return Fed::Pause,
                     Err(RecvTimeoutError::Disconnected) => unreachable!("a worker answers every task it takes"),
+                };
+                let last = *last;
+                self.promise = None;
+                quiet = false;
+                let batch = match self.batch.take() {
+                    Some(batch) => batch.join(part),
+                    None => part,
+                };
+                if last {
+                    return Fed::Batch(batch);
                 }
-                continue;
+                self.batch = Some(batch);
             }
-            match self.answers.recv_timeout(PATIENCE) {
-                Ok(answer) => self.answer = Some(answer),
+            match self.answers.recv_deadline(deadline) {
+                Ok(promise) => self.promise = Some(promise),
                 // Nothing is being decoded. Without a list that is a moment's delay, and batches stay full.
-                Err(RecvTimeoutError::Timeout) if rows && self.total.is_none() => return None,
-                Err(RecvTimeoutError::Timeout) if (self.stop)() => return None,
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) if quiet && self.total.is_none() => {
+                    return self.batch.take().map_or(Fed::Pause, Fed::Batch);
+                }
+                Err(RecvTimeoutError::Timeout) => return Fed::Pause,
                 Err(RecvTimeoutError::Disconnected) => {
                     // The end of the input, unless a worker died: a run must not look complete then.
                     for thread in self.threads.drain(..) {
                         thread.join().unwrap_or_else(|panic| resume_unwind(panic));
                     }
-                    return None;
+                    return self.batch.take().map_or(Fed::End, Fed::Batch);
                 }
             }
         }
+    }
+
+    /// Takes the pixels of a batch back, to decode into them again. Batches may come back in any order; what never does
+    /// costs the feed its buffer, and while all are away there are only pauses, even at the end.
+    ///
+    /// # Panics
+    /// If the pixels are not from this feed.
+    pub fn give_back(&mut self, pixels: Pixels) {
+        self.returns.give_back(pixels);
+    }
+}
+
+impl Batch {
+    /// With `next`, whose pixels follow in memory.
+    fn join(mut self, mut next: Batch) -> Batch {
+        self.rows.append(&mut next.rows);
+        self.pixels.join(next.pixels);
+        self
     }
 }
 
 struct Job {
     task: Task,
-    /// One for each row of the task.
-    buffers: Vec<Vec<u8>>,
-    answer: Sender<Vec<Item>>,
+    place: Pixels,
+    answer: Sender<Batch>,
 }
 
 #[derive(Clone)]
 struct Worker {
     /// `None` once the input is exhausted.
-    queue: Arc<Mutex<Option<Queue>>>,
-    free: Receiver<Vec<u8>>,
-    answers: Sender<Receiver<Vec<Item>>>,
+    work: Arc<Mutex<Option<(Queue, Places)>>>,
+    answers: Sender<Promise>,
     decode: DecodeOptions,
     input_size: usize,
 }
 
 impl Worker {
     fn run(self) {
-        while let Some(Job { task, buffers, answer }) = self.take() {
+        while let Some(Job { task, place, answer }) = self.take() {
             // Nobody listens after the feed was dropped; `take` then ends this.
-            let _ = answer.send(self.carry_out(&task, buffers));
+            let _ = answer.send(self.carry_out(task, place));
         }
     }
 
     /// The next job, or `None` if there is none or the feed was dropped.
     fn take(&self) -> Option<Job> {
-        let mut guard = self.queue.lock().ok()?;
-        let queue = guard.as_mut()?;
-        // Before the task, so that nothing is read from a list beyond the window. Waiting with the lock held is safe:
-        // all missing buffers belong to tasks taken earlier, which need no lock to complete.
-        let mut buffers = vec![self.free.recv().ok()?];
-        let Some(task) = queue.next() else {
+        let mut guard = self.work.lock().ok()?;
+        let (queue, places) = guard.as_mut()?;
+        // Before the task, so that nothing is read from a list that has no place. Waiting with the lock held is safe:
+        // what is missing of the buffers is the consumer's or belongs to tasks taken earlier, and neither needs the lock.
+        let image = 3 * self.input_size * self.input_size;
+        let room = places.room()? / image;
+        let Some(task) = queue.next(room) else {
             *guard = None;
             return None;
         };
-        while buffers.len() < task.rows() {
-            buffers.push(self.free.recv().ok()?);
-        }
+        let (place, last) = places.take(task.rows() * image);
         let (answer, receiver) = bounded(1);
-        self.answers.send(receiver).ok()?;
-        Some(Job { task, buffers, answer })
+        self.answers.send(Promise { answer: receiver, last }).ok()?;
+        Some(Job { task, place, answer })
     }
 
-    fn carry_out(&self, task: &Task, buffers: Vec<Vec<u8>>) -> Vec<Item> {
-        let fill = |(index, mut pixels): (usize, Vec<u8>)| {
-            pixels.resize(3 * self.input_size * self.input_size, 0);
-            let (filename, result) = match task {
-                Task::Picture(path) => (filename(path), self.load(path, &mut pixels)),
-                Task::Rows(pack, rows) => {
-                    let row = rows.start + index as u64;
-                    (row_filename(pack.path(), row), pack.read_row(row, &mut pixels))
-                }
-                Task::Failed(path, reason) => (filename(path), Err(Error::Input(reason.clone()))),
-            };
-            Item { row: Row { filename, error: result.err() }, pixels }
+    fn carry_out(&self, task: Task, mut pixels: Pixels) -> Batch {
+        let rows = match task {
+            Task::Picture(path) => {
+                let loaded = without_panic(|| image::load(&path, self.decode, self.input_size, &mut pixels));
+                vec![Row { filename: filename(&path), error: loaded.err() }]
+            }
+            Task::Rows(pack, rows) => read_rows(&pack, rows, &mut pixels),
+            Task::Failed(path, reason) => vec![Row { filename: filename(&path), error: Some(Error::Input(reason)) }],
         };
-        buffers.into_iter().enumerate().map(fill).collect()
+        Batch { rows, pixels }
     }
+}
 
-    fn load(&self, path: &Path, pixels: &mut [u8]) -> Result<()> {
-        without_panic(|| image::load(path, self.decode, self.input_size, pixels))
-    }
+/// Reads all `rows` at once, or, where that fails, one by one to find which.
+fn read_rows(pack: &Pack, rows: Range<u64>, pixels: &mut [u8]) -> Vec<Row> {
+    let row_bytes = pixels.len() / (rows.end - rows.start) as usize;
+    let all_read = pack.read_rows(rows.clone(), pixels).is_ok();
+    let read = |(row, pixels)| {
+        let error = if all_read { None } else { pack.read_row(row, pixels).err() };
+        Row { filename: row_filename(pack.path(), row), error }
+    };
+    rows.zip(pixels.chunks_exact_mut(row_bytes)).map(read).collect()
 }
 
 /// A decoder's panic costs its picture, not the run.

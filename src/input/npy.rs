@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -106,11 +107,23 @@ impl Pack {
     /// # Panics
     /// If the row is not in the pack or `out` has another length.
     pub fn read_row(&self, row: u64, out: &mut [u8]) -> Result<()> {
-        let length = self.height * self.width * 3;
         assert!(row < self.rows, "row {row} of a pack of {}", self.rows);
-        assert_eq!(out.len(), length, "one row of the pack");
+        self.read_rows(row..row + 1, out)
+    }
+
+    /// Reads the pictures in `rows` into `out`, (n, height, width, 3), in one read.
+    ///
+    /// # Errors
+    /// As [`read_row`](Self::read_row), if any of the rows cannot be read; what is in `out` then is unspecified.
+    ///
+    /// # Panics
+    /// If not all rows are in the pack or `out` has another length.
+    pub fn read_rows(&self, rows: Range<u64>, out: &mut [u8]) -> Result<()> {
+        let length = (self.height * self.width * 3) as u64;
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of a pack of {}", self.rows);
+        assert_eq!(out.len() as u64, (rows.end - rows.start) * length, "the bytes of rows {rows:?}");
         self.file
-            .read_exact_at(out, self.data_start + row * length as u64)
+            .read_exact_at(out, self.data_start + rows.start * length)
             .map_err(|e| Error::Input(format!("cannot read the pack: {e}")))
     }
 }

@@ -46,11 +46,11 @@ impl Queue {
         Queue { entries: sources.entries.into_iter(), list: None, pack: None, input_size, most }
     }
 
-    /// The next task; waits for a list's next line.
-    pub(super) fn next(&mut self) -> Option<Task> {
+    /// The next task, of at most `room` rows, at least 1; waits for a list's next line.
+    pub(super) fn next(&mut self, room: usize) -> Option<Task> {
         loop {
             if let Some((pack, left)) = self.pack.as_mut().filter(|(_, left)| !left.is_empty()) {
-                let end = left.end.min(left.start + self.most);
+                let end = left.end.min(left.start + self.most.min(room as u64));
                 let rows = left.start..end;
                 left.start = end;
                 return Some(Task::Rows(pack.clone(), rows));

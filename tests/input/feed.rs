@@ -1,22 +1,31 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use alexnet::Error;
 use alexnet::image::DecodeOptions;
-use alexnet::input::{Batch, Feed, FeedOptions, Sources};
+use alexnet::input::{Batch, Fed, Feed, FeedOptions, Row, Sources};
+use alexnet::{Error, Pixels};
 
-use super::{colour, expand, folder, numbered_pack, numbered_png, usage, write};
+use super::{buffers, colour, expand, folder, next_batch, numbered_pack, numbered_png, usage, write};
 
 const SIZE: usize = 8;
+/// Bytes of an image.
+const IMAGE: usize = SIZE * SIZE * 3;
 
-fn options(threads: usize, window: usize) -> FeedOptions {
-    FeedOptions { decode: DecodeOptions::default(), input_size: SIZE, threads, window, stop: || false }
+fn options(threads: usize) -> FeedOptions {
+    FeedOptions { decode: DecodeOptions::default(), input_size: SIZE, threads, stop: || false }
+}
+
+/// A feed with `count` buffers of `batch_size` images.
+fn feed(sources: Sources, threads: usize, count: usize, batch_size: usize) -> Feed {
+    Feed::new(sources, options(threads), buffers(count, batch_size * IMAGE)).unwrap()
 }
 
 /// Pictures 0..count, every seventh corrupt.
@@ -27,35 +36,71 @@ fn pictures(dir: &Path, count: usize) {
     }
 }
 
-/// Runs the feed and checks every batch: the rows are `expected` (name below `dir`, the index its pixels show or
-/// `None` if it must fail), in order, and batches are as full as they can be.
-fn check(sources: Sources, options: FeedOptions, batch_size: usize, dir: &Path, expected: &[(String, Option<usize>)]) {
-    let context = format!("{options:?}, batches of {batch_size}");
-    let mut feed = Feed::new(sources, options).unwrap();
+/// The addresses of `pixels`.
+fn addresses(pixels: &Pixels) -> Range<usize> {
+    let range = pixels.as_ptr_range();
+    range.start.addr()..range.end.addr()
+}
+
+/// What each image of `pixels` shows; all its pixels must show it.
+fn shown(pixels: &[u8]) -> Vec<usize> {
+    let index = |image: &[u8]| {
+        let index = usize::from(image[0]) + (usize::from(image[1]) << 8);
+        assert_eq!(image, colour(index).repeat(SIZE * SIZE));
+        index
+    };
+    pixels.chunks(IMAGE).map(index).collect()
+}
+
+/// The next batch, which must come.
+fn batch(feed: &mut Feed) -> Batch {
+    next_batch(feed).expect("a batch")
+}
+
+/// Runs a feed over `buffers` and checks every batch: the rows are `expected` (name below `dir`, the index its pixels
+/// show or `None` if it must fail), in order; batches are full, and each fills one of the buffers.
+fn check_in(sources: Sources, threads: usize, buffers: Vec<Pixels>, dir: &Path, expected: &[(String, Option<usize>)]) {
+    let (count, bytes) = (buffers.len(), buffers[0].len());
+    let context = format!("{threads} threads, {count} buffers of {} images", bytes / IMAGE);
+    let given: Vec<_> = buffers.iter().map(addresses).collect();
+    let mut feed = Feed::new(sources, options(threads), buffers).unwrap();
     assert_eq!(feed.total(), Some(expected.len() as u64), "{context}");
     let mut left: VecDeque<_> = expected.iter().collect();
-    let mut batch = Batch::default();
-    while feed.next_batch(batch_size, &mut batch) {
-        let mut pixels = batch.pixels.chunks_exact(SIZE * SIZE * 3);
-        for row in &batch.rows {
+    let mut batches = 0;
+    while let Some(batch) = next_batch(&mut feed) {
+        assert_eq!(batch.pixels.len(), batch.rows.len() * IMAGE, "{context}");
+        for (row, pixels) in batch.rows.iter().zip(batch.pixels.chunks(IMAGE)) {
             let (name, index) = left.pop_front().unwrap_or_else(|| panic!("{context}: too many rows"));
             assert_eq!(row.filename, dir.join(name).display().to_string(), "{context}");
             match index {
                 Some(index) => {
                     assert!(row.error.is_none(), "{context}: {name}: {:?}", row.error);
-                    assert_eq!(pixels.next().unwrap(), colour(*index).repeat(SIZE * SIZE), "{context}: {name}");
+                    assert_eq!(pixels, colour(*index).repeat(SIZE * SIZE), "{context}: {name}");
                 }
                 None => assert!(matches!(row.error, Some(Error::Input(_))), "{context}: {name}: {:?}", row.error),
             }
         }
-        assert_eq!(pixels.len(), 0, "{context}: pixels without a row");
-        let good = batch.rows.iter().filter(|row| row.error.is_none()).count();
-        let failed = batch.rows.len() - good;
-        assert!(good <= batch_size && failed <= batch_size, "{context}: {good} good, {failed} failed");
-        assert!(good == batch_size || failed == batch_size || left.is_empty(), "{context}: a short batch");
+        assert!(batch.pixels.len() == bytes || left.is_empty() && !batch.rows.is_empty(), "{context}: a short batch");
+        // They go round in the order in which they came back.
+        let buffer = &given[batches % count];
+        assert_eq!(addresses(&batch.pixels), buffer.start..buffer.start + batch.pixels.len(), "{context}");
+        batches += 1;
+        feed.give_back(batch.pixels);
     }
     assert!(left.is_empty(), "{context}: {} rows missing", left.len());
-    assert!(!feed.next_batch(batch_size, &mut batch) && batch.rows.is_empty(), "{context}: rows after the end");
+    assert!(matches!(feed.next_batch(), Fed::End), "{context}: rows after the end");
+}
+
+/// [`check_in`] buffers that are each a memory of its own.
+fn check(
+    arguments: &[impl AsRef<std::ffi::OsStr>],
+    threads: usize,
+    count: usize,
+    batch_size: usize,
+    dir: &Path,
+    expected: &[(String, Option<usize>)],
+) {
+    check_in(expand(arguments).unwrap(), threads, buffers(count, batch_size * IMAGE), dir, expected);
 }
 
 fn picture_row(index: usize) -> (String, Option<usize>) {
@@ -68,9 +113,9 @@ fn order_is_kept_whatever_the_threads_and_batches() {
     pictures(dir.path(), 300);
     let expected: Vec<_> = (0..300).map(picture_row).collect();
     for threads in [1, 2, 8] {
-        for batch_size in [1, 7, 64, 1000] {
-            for window in [1, 3, 200] {
-                check(expand(&[dir.path()]).unwrap(), options(threads, window), batch_size, dir.path(), &expected);
+        for batch_size in [1, 7, 64, 300, 1000] {
+            for count in [1, 2, 3] {
+                check(&[dir.path()], threads, count, batch_size, dir.path(), &expected);
             }
         }
     }
@@ -88,33 +133,158 @@ fn packs_and_files_mix() {
     expected.extend(pack());
     expected.push(picture_row(3));
     expected.extend(pack());
-    for (threads, window, batch_size) in [(1, 1, 1), (1, 500, 64), (2, 256, 100), (8, 33, 7), (3, 1000, 1000)] {
-        check(expand(&arguments).unwrap(), options(threads, window), batch_size, dir.path(), &expected);
+    for (threads, count, batch_size) in [(1, 1, 1), (1, 8, 64), (2, 3, 100), (8, 5, 7), (3, 1, 1000), (2, 2, 333)] {
+        check(&arguments, threads, count, batch_size, dir.path(), &expected);
     }
 }
 
+/// Buffers side by side in one memory are kept apart.
 #[test]
-fn nothing_but_errors_comes_in_bounded_batches() {
+fn buffers_may_be_parts_of_one_memory() {
+    let dir = folder();
+    numbered_pack(&dir.path().join("p.npy"), SIZE, 0, 100);
+    let expected: Vec<_> = (0..100).map(|row| (format!("p.npy#{row}"), Some(row))).collect();
+    let mut memory = Pixels::zeroed(30 * IMAGE).unwrap();
+    let parts = (0..3).map(|_| memory.split_to(10 * IMAGE)).collect();
+    check_in(expand(&[dir.path().join("p.npy")]).unwrap(), 2, parts, dir.path(), &expected);
+}
+
+#[test]
+fn nothing_but_errors_comes_in_batches() {
     let dir = folder();
     for index in 0..50 {
         write(dir.path(), &format!("{index:04}.png"), b"corrupt");
     }
     let expected: Vec<_> = (0..50).map(|index| (format!("{index:04}.png"), None)).collect();
-    check(expand(&[dir.path()]).unwrap(), options(2, 8), 4, dir.path(), &expected);
+    check(&[dir.path()], 2, 2, 4, dir.path(), &expected);
 }
 
 #[test]
 fn no_rows_at_all() {
     let dir = folder();
     numbered_pack(&dir.path().join("p.npy"), SIZE, 0, 0);
-    check(expand(&[dir.path().join("p.npy")]).unwrap(), options(4, 2), 4, dir.path(), &[]);
+    check(&[dir.path().join("p.npy")], 4, 2, 4, dir.path(), &[]);
+}
+
+/// A row that failed has a place that nobody wrote to.
+#[test]
+fn a_failed_row_leaves_a_hole() {
+    let dir = folder();
+    pictures(dir.path(), 6);
+    for threads in [1, 3] {
+        let mut buffers = buffers(1, 6 * IMAGE);
+        buffers[0].fill(0xAB);
+        let mut feed = Feed::new(expand(&[dir.path()]).unwrap(), options(threads), buffers).unwrap();
+        let batch = batch(&mut feed);
+        let failed: Vec<_> = batch.rows.iter().map(|row| row.error.is_some()).collect();
+        assert_eq!(failed, [false, false, false, true, false, false]);
+        assert_eq!(shown(&batch.pixels[..3 * IMAGE]), [0, 1, 2]);
+        assert_eq!(batch.pixels[3 * IMAGE..4 * IMAGE], [0xAB; IMAGE]);
+        assert_eq!(shown(&batch.pixels[4 * IMAGE..]), [4, 5]);
+    }
+}
+
+/// The consumer that holds all buffers is told to do something else; what it holds stays as it is; and what it gives
+/// back, in whatever order, is filled again in that order.
+#[test]
+fn buffers_come_back_in_any_order() {
+    let dir = folder();
+    numbered_pack(&dir.path().join("p.npy"), SIZE, 0, 48);
+    for threads in [1, 4] {
+        let mut feed = feed(expand(&[dir.path().join("p.npy")]).unwrap(), threads, 3, 4);
+        let mut next = 0;
+        let mut expected = || {
+            next += 4;
+            (next - 4..next).collect::<Vec<_>>()
+        };
+        let mut held: Vec<_> = (0..3).map(|_| (batch(&mut feed), expected())).collect();
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+            for _ in 0..3 {
+                assert!(matches!(feed.next_batch(), Fed::Pause), "{order:?}");
+            }
+            let mut places = Vec::new();
+            let mut kept: Vec<_> = held.drain(..).map(Some).collect();
+            for n in order {
+                let (batch, indices) = kept[n].take().unwrap();
+                assert_eq!(shown(&batch.pixels), indices, "{order:?}");
+                places.push(addresses(&batch.pixels));
+                feed.give_back(batch.pixels);
+                // One at a time, so that the rest is seen to be left alone.
+                let again = batch_in(&mut feed, &places[places.len() - 1]);
+                held.push((again, expected()));
+            }
+        }
+        // All rows are out, but the workers learn that there is no more only when they have a place for it.
+        assert!(matches!(feed.next_batch(), Fed::Pause));
+        for (batch, indices) in held {
+            assert_eq!(shown(&batch.pixels), indices);
+            feed.give_back(batch.pixels);
+        }
+        assert!(next_batch(&mut feed).is_none());
+    }
+}
+
+/// The next batch, which must lie at `place`.
+fn batch_in(feed: &mut Feed, place: &Range<usize>) -> Batch {
+    let batch = batch(feed);
+    assert_eq!(addresses(&batch.pixels), *place);
+    batch
+}
+
+/// A batch that is given back in pieces frees its buffer with the last one.
+#[test]
+fn a_batch_comes_back_in_pieces() {
+    let dir = folder();
+    numbered_pack(&dir.path().join("p.npy"), SIZE, 0, 9);
+    let mut feed = feed(expand(&[dir.path().join("p.npy")]).unwrap(), 2, 1, 3);
+    for first in [0, 3, 6] {
+        let Batch { mut pixels, .. } = batch(&mut feed);
+        assert_eq!(shown(&pixels), [first, first + 1, first + 2]);
+        let begin = pixels.split_to(IMAGE);
+        let middle = pixels.split_to(IMAGE);
+        feed.give_back(pixels);
+        feed.give_back(begin);
+        assert!(matches!(feed.next_batch(), Fed::Pause));
+        feed.give_back(middle);
+    }
+    assert!(next_batch(&mut feed).is_none());
+}
+
+#[test]
+fn all_but_one_buffer_may_be_held() {
+    let dir = folder();
+    pictures(dir.path(), 40);
+    let mut feed = feed(expand(&[dir.path()]).unwrap(), 3, 4, 5);
+    let held: Vec<_> = (0..3).map(|_| batch(&mut feed)).collect();
+    let mut rows = 15;
+    while let Some(batch) = next_batch(&mut feed) {
+        rows += batch.rows.len();
+        feed.give_back(batch.pixels);
+    }
+    assert_eq!(rows, 40);
+    assert!(held.iter().flat_map(|batch| &batch.rows).map(|row| row.error.is_some()).eq((0..15).map(|n| n % 7 == 3)));
+}
+
+#[test]
+fn buffers_that_hold_no_whole_images_are_refused() {
+    let dir = folder();
+    numbered_pack(&dir.path().join("p.npy"), SIZE, 0, 1);
+    let sources = || expand(&[dir.path().join("p.npy")]).unwrap();
+    let refused = |lengths: &[usize]| {
+        let buffers = lengths.iter().map(|bytes| Pixels::zeroed(*bytes).unwrap()).collect();
+        catch_unwind(AssertUnwindSafe(|| Feed::new(sources(), options(1), buffers))).is_err()
+    };
+    for lengths in [&[][..], &[0], &[IMAGE - 1], &[IMAGE + 1], &[IMAGE, 2 * IMAGE], &[2 * IMAGE, 2 * IMAGE, 0]] {
+        assert!(refused(lengths), "{lengths:?}");
+    }
+    assert!(!refused(&[IMAGE, IMAGE]));
 }
 
 #[test]
 fn a_pack_of_another_size_is_refused_at_once() {
     let dir = folder();
     numbered_pack(&dir.path().join("p.npy"), 227, 0, 1);
-    let message = usage(Feed::new(expand(&[dir.path().join("p.npy")]).unwrap(), options(1, 1)));
+    let message = usage(Feed::new(expand(&[dir.path().join("p.npy")]).unwrap(), options(1), buffers(1, IMAGE)));
     for part in ["p.npy", "227x227", "8x8", "`alexnet pack --size 8`", "--input-size 227"] {
         assert!(message.contains(part), "{part}: {message}");
     }
@@ -124,18 +294,29 @@ fn a_pack_of_another_size_is_refused_at_once() {
 fn a_pack_that_shrinks_during_the_run_loses_its_last_rows() {
     let dir = folder();
     let path = dir.path().join("p.npy");
-    numbered_pack(&path, SIZE, 0, 100);
-    let mut feed = Feed::new(expand(&[&path]).unwrap(), options(1, 4)).unwrap();
-    let mut batch = Batch::default();
-    assert!(feed.next_batch(1, &mut batch));
-    let row = (SIZE * SIZE * 3) as u64;
-    fs::File::options().write(true).open(&path).unwrap().set_len(128 + 60 * row).unwrap();
-    let mut failed = vec![batch.rows[0].error.is_some()];
-    while feed.next_batch(9, &mut batch) {
-        failed.extend(batch.rows.iter().map(|row| row.error.is_some()));
+    for threads in [1, 2] {
+        numbered_pack(&path, SIZE, 0, 100);
+        let mut feed = feed(expand(&[&path]).unwrap(), threads, 1, 9);
+        let mut batch = batch(&mut feed);
+        // Within row 60, in the middle of a batch and of what one thread reads at once.
+        let length = 128 + 60 * IMAGE as u64 + 7;
+        fs::File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
+        let mut row = 0;
+        loop {
+            for (Row { filename, error }, pixels) in batch.rows.iter().zip(batch.pixels.chunks(IMAGE)) {
+                assert_eq!(*filename, format!("{}#{row}", path.display()), "{threads} threads");
+                assert_eq!(error.is_some(), row >= 60, "{threads} threads: row {row}: {error:?}");
+                if row < 60 {
+                    assert_eq!(shown(pixels), [row], "{threads} threads");
+                }
+                row += 1;
+            }
+            feed.give_back(batch.pixels);
+            let Some(next) = next_batch(&mut feed) else { break };
+            batch = next;
+        }
+        assert_eq!(row, 100, "{threads} threads");
     }
-    let expected: Vec<_> = (0..100).map(|row| row >= 60).collect();
-    assert_eq!(failed, expected);
 }
 
 #[test]
@@ -146,9 +327,7 @@ fn a_pack_that_vanishes_before_its_turn_is_one_failed_row() {
     numbered_pack(&path, SIZE, 0, 5);
     let sources = expand(&[dir.path().join("0000.png"), path.clone(), dir.path().join("0001.png")]).unwrap();
     fs::remove_file(&path).unwrap();
-    let mut feed = Feed::new(sources, options(2, 8)).unwrap();
-    let mut batch = Batch::default();
-    assert!(feed.next_batch(10, &mut batch));
+    let batch = batch(&mut feed(sources, 2, 2, 10));
     let failed: Vec<_> = batch.rows.iter().map(|row| row.error.is_some()).collect();
     assert_eq!(failed, [false, true, false]);
 }
@@ -189,29 +368,33 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
 }
 
 #[test]
-fn the_window_bounds_what_is_read_and_dropping_ends_the_threads() {
-    const WINDOW: usize = 20;
+fn the_buffers_bound_what_is_read_and_dropping_ends_the_threads() {
+    const BATCH: usize = 7;
     let dir = folder();
     let path = write(dir.path(), "a.png", &numbered_png(5));
-    for (threads, batches) in [(1, 5), (2, 5), (8, 5), (8, 0)] {
+    for (threads, count, batches) in [(1, 3, 5), (2, 1, 5), (8, 3, 5), (8, 2, 0)] {
         let (lines, alive) = (Arc::new(AtomicUsize::new(0)), Arc::new(()));
         let line = format!("{}\n", path.display()).into_bytes();
         let list = Endless { line, lines: lines.clone(), _alive: alive.clone() };
-        let mut feed = Feed::new(Sources::expand_with(&["-"], list).unwrap(), options(threads, WINDOW)).unwrap();
+        let mut feed = feed(Sources::expand_with(&["-"], list).unwrap(), threads, count, BATCH);
         assert_eq!(feed.total(), None);
-        let mut batch = Batch::default();
-        let mut consumed = 0;
+        let mut given_back = 0;
+        // Only whole buffers are filled again.
+        let bound = |given_back: usize| given_back / BATCH * BATCH + count * BATCH;
         for _ in 0..batches {
-            assert!(feed.next_batch(7, &mut batch));
-            consumed += batch.rows.len();
-            assert!(lines.load(Ordering::SeqCst) <= consumed + WINDOW);
+            let batch = batch(&mut feed);
+            assert!(lines.load(Ordering::SeqCst) <= bound(given_back), "{threads} threads");
+            given_back += batch.rows.len();
+            feed.give_back(batch.pixels);
         }
-        wait_until("the window fills", || lines.load(Ordering::SeqCst) == consumed + WINDOW);
+        wait_until("the buffers fill", || lines.load(Ordering::SeqCst) == bound(given_back));
         thread::sleep(Duration::from_millis(20));
-        assert_eq!(lines.load(Ordering::SeqCst), consumed + WINDOW, "{threads} threads");
+        assert_eq!(lines.load(Ordering::SeqCst), bound(given_back), "{threads} threads");
+        let held = batch(&mut feed);
         drop(feed);
         // The threads share the list: the last one takes it along.
         wait_until("the threads end", || Arc::strong_count(&alive) == 1);
+        assert!(shown(&held.pixels).iter().all(|index| *index == 5), "what is held outlives the feed");
     }
 }
 
@@ -219,55 +402,76 @@ fn the_window_bounds_what_is_read_and_dropping_ends_the_threads() {
 fn dropping_amid_packs_ends_the_threads() {
     let dir = folder();
     numbered_pack(&dir.path().join("p.npy"), SIZE, 0, 2000);
-    for (threads, window, batch_size) in [(1, 1, 1), (4, 7, 3), (4, 300, 10), (2, 5000, 64)] {
+    for (threads, count, batch_size) in [(1, 1, 1), (4, 2, 3), (4, 3, 100), (2, 2, 2500)] {
         let alive = Arc::new(());
         let list = Endless { line: b"\n".to_vec(), lines: Arc::default(), _alive: alive.clone() };
         let arguments = [dir.path().join("p.npy"), "-".into()];
-        let mut feed = Feed::new(Sources::expand_with(&arguments, list).unwrap(), options(threads, window)).unwrap();
-        assert!(feed.next_batch(batch_size, &mut Batch::default()));
+        let mut feed = feed(Sources::expand_with(&arguments, list).unwrap(), threads, count, batch_size);
+        let _held = batch(&mut feed);
         drop(feed);
-        if window < 2000 {
+        // Otherwise one of them reads the list, which never has a path.
+        if count * batch_size < 2000 {
             wait_until("the threads end", || Arc::strong_count(&alive) == 1);
         }
     }
 }
 
+/// The rows of a list that pauses come out, and what comes later goes on where they ended: in the same buffer, until it
+/// is full.
 #[test]
 fn a_slow_list_s_rows_come_out_while_it_pauses() {
+    const BATCH: usize = 6;
     let dir = folder();
-    let path = write(dir.path(), "a.png", &numbered_png(5));
-    for threads in [1, 4] {
+    for index in 0..20 {
+        write(dir.path(), &format!("{index}.png"), &numbered_png(index));
+    }
+    for (threads, count) in [(1, 1), (4, 1), (1, 2), (4, 3)] {
+        let context = format!("{threads} threads, {count} buffers");
         let (reader, mut writer) = io::pipe().unwrap();
         let sources = Sources::expand_with(&["-"], BufReader::new(reader)).unwrap();
-        let mut feed = Feed::new(sources, options(threads, 64)).unwrap();
-        let mut batch = Batch::default();
-        for lines in [1, 3] {
-            writer.write_all(format!("{}\n", path.display()).repeat(lines).as_bytes()).unwrap();
-            let mut rows = 0;
-            // The list stays open: a batch that waits to be full would wait for ever.
-            while rows < lines {
-                assert!(feed.next_batch(32, &mut batch));
-                assert_eq!(batch.pixels, colour(5).repeat(SIZE * SIZE * batch.rows.len()), "{threads} threads");
-                rows += batch.rows.len();
+        let buffers = buffers(count, BATCH * IMAGE);
+        let given: Vec<_> = buffers.iter().map(addresses).collect();
+        let mut feed = Feed::new(sources, options(threads), buffers).unwrap();
+        let mut rows = 0;
+        let mut parts = Vec::new();
+        for lines in [1, 3, 4, 2, 10] {
+            let asked = rows + lines;
+            for index in rows..asked {
+                writeln!(writer, "{}", dir.path().join(format!("{index}.png")).display()).unwrap();
             }
-            assert_eq!(rows, lines, "{threads} threads");
+            // The list stays open: a batch that waits to be full would wait for ever.
+            while rows < asked {
+                let Batch { rows: names, pixels } = batch(&mut feed);
+                let indices: Vec<_> = (rows..rows + names.len()).collect();
+                assert_eq!(shown(&pixels), indices, "{context}");
+                let place = given[rows / BATCH % count].start + rows % BATCH * IMAGE;
+                assert_eq!(addresses(&pixels), place..place + names.len() * IMAGE, "{context}: row {rows}");
+                rows += names.len();
+                parts.push(pixels);
+                if rows.is_multiple_of(BATCH) {
+                    // The later part first.
+                    parts.drain(..).rev().for_each(|part| feed.give_back(part));
+                }
+            }
+            assert_eq!(rows, asked, "{context}");
+            assert!(matches!(feed.next_batch(), Fed::Pause), "{context}");
         }
         drop(writer);
-        assert!(!feed.next_batch(32, &mut batch), "{threads} threads");
+        assert!(next_batch(&mut feed).is_none(), "{context}");
     }
 }
 
 #[test]
 fn a_wait_for_a_list_can_be_stopped() {
     static ASKED: AtomicUsize = AtomicUsize::new(0);
-    // At first before the batch, then while it waits.
     let stop = || ASKED.fetch_add(1, Ordering::SeqCst) >= 3;
     let (reader, _writer) = io::pipe().unwrap();
     let sources = Sources::expand_with(&["-"], BufReader::new(reader)).unwrap();
-    let mut feed = Feed::new(sources, FeedOptions { stop, ..options(2, 8) }).unwrap();
-    let mut batch = Batch::default();
-    assert!(!feed.next_batch(4, &mut batch));
-    assert!(batch.rows.is_empty());
+    let mut feed = Feed::new(sources, FeedOptions { stop, ..options(2) }, buffers(2, 4 * IMAGE)).unwrap();
+    for _ in 0..3 {
+        assert!(matches!(feed.next_batch(), Fed::Pause));
+    }
+    assert!(matches!(feed.next_batch(), Fed::End));
     assert_eq!(ASKED.load(Ordering::SeqCst), 4);
 }
 
@@ -277,12 +481,11 @@ fn rows_end_once_it_is_time_to_stop() {
     let dir = folder();
     pictures(dir.path(), 9);
     let stop = || STOP.load(Ordering::SeqCst);
-    let mut feed = Feed::new(expand(&[dir.path()]).unwrap(), FeedOptions { stop, ..options(2, 20) }).unwrap();
-    let mut batch = Batch::default();
-    assert!(feed.next_batch(2, &mut batch));
+    let options = FeedOptions { stop, ..options(2) };
+    let mut feed = Feed::new(expand(&[dir.path()]).unwrap(), options, buffers(3, 2 * IMAGE)).unwrap();
+    batch(&mut feed);
     STOP.store(true, Ordering::SeqCst);
-    assert!(!feed.next_batch(2, &mut batch));
-    assert!(batch.rows.is_empty() && batch.pixels.is_empty());
+    assert!(matches!(feed.next_batch(), Fed::End));
 }
 
 /// A list whose reader panics after its first line.
@@ -307,14 +510,13 @@ impl BufRead for Panics {
 
 #[test]
 fn a_dead_worker_neither_hangs_the_consumer_nor_ends_the_input() {
-    for (threads, window) in [(1, 1), (2, 1), (8, 3), (8, 100)] {
+    for (threads, count) in [(1, 1), (2, 1), (8, 3), (8, 100)] {
         let sources = Sources::expand_with(&["-"], Panics(false)).unwrap();
-        let mut feed = Feed::new(sources, options(threads, window)).unwrap();
-        let mut batch = Batch::default();
-        assert!(feed.next_batch(1, &mut batch));
-        assert_eq!(batch.rows[0].filename, "gone.png");
-        let next = std::panic::AssertUnwindSafe(|| feed.next_batch(1, &mut batch));
-        let panic = std::panic::catch_unwind(next).expect_err("the panic is passed on");
+        let mut feed = feed(sources, threads, count, 1);
+        let Batch { rows, pixels } = batch(&mut feed);
+        assert_eq!(rows[0].filename, "gone.png");
+        feed.give_back(pixels);
+        let panic = catch_unwind(AssertUnwindSafe(|| next_batch(&mut feed))).expect_err("the panic is passed on");
         assert_eq!(panic.downcast_ref(), Some(&"the reader's panic"));
     }
 }

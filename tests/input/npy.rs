@@ -66,6 +66,11 @@ fn a_pack_comes_back_as_it_was_written() {
         pack.read_row(row as u64, &mut out).unwrap();
         assert_eq!(out, expected[12 * row..][..12], "row {row}");
     }
+    for (begin, end) in [(0, 3), (1, 3), (0, 2), (2, 3), (1, 1), (3, 3)] {
+        let mut out = vec![0; 12 * (end - begin)];
+        pack.read_rows(begin as u64..end as u64, &mut out).unwrap();
+        assert_eq!(out, expected[12 * begin..12 * end], "rows {begin} to {end}");
+    }
 }
 
 #[test]
@@ -319,4 +324,6 @@ fn a_pack_that_shrinks_fails_where_it_ends() {
     pack.read_row(1, &mut out).unwrap();
     assert_eq!(out[..], colour(1).repeat(4));
     assert!(matches!(pack.read_row(2, &mut out), Err(Error::Input(_))));
+    assert!(matches!(pack.read_rows(0..3, &mut [0; 36]), Err(Error::Input(_))));
+    pack.read_rows(0..2, &mut [0; 24]).unwrap();
 }

@@ -7,19 +7,18 @@ use std::path::Path;
 use std::process::Command;
 
 use alexnet::image::DecodeOptions;
-use alexnet::input::{Batch, Feed, FeedOptions, Row, Sources};
+use alexnet::input::{Feed, FeedOptions, Row, Sources};
 
-use super::{expand, folder, numbered_pack, numbered_png, usage, write};
+use super::{buffers, expand, folder, next_batch, numbered_pack, numbered_png, usage, write};
 
 /// All rows of `sources`, as a run would report them.
 fn rows(sources: Sources) -> Vec<Row> {
-    let options =
-        FeedOptions { decode: DecodeOptions::default(), input_size: 8, threads: 2, window: 16, stop: || false };
-    let mut feed = Feed::new(sources, options).unwrap();
-    let mut batch = Batch::default();
+    let options = FeedOptions { decode: DecodeOptions::default(), input_size: 8, threads: 2, stop: || false };
+    let mut feed = Feed::new(sources, options, buffers(3, 5 * 8 * 8 * 3)).unwrap();
     let mut rows = Vec::new();
-    while feed.next_batch(5, &mut batch) {
+    while let Some(mut batch) = next_batch(&mut feed) {
         rows.append(&mut batch.rows);
+        feed.give_back(batch.pixels);
     }
     rows
 }
