@@ -22,21 +22,29 @@ pub struct Args {
     /// The table's figures as JSON.
     #[arg(long, conflicts_with = "format")]
     json: bool,
+    #[cfg(feature = "cuda")]
+    #[command(flatten)]
+    gpu: Gpu,
+}
+
+/// What a GPU would run.
+#[cfg(feature = "cuda")]
+#[derive(clap::Args)]
+struct Gpu {
     /// The kernels that a GPU would run, with problem, grid and reason; needs no GPU.
-    #[cfg(feature = "cuda")]
-    #[arg(long, conflicts_with_all = ["format", "json"])]
+    #[arg(long, group = "on_gpu", conflicts_with_all = ["format", "json"])]
     explain: bool,
+    /// cuda or cuda:N: the memory that the batch takes there, and the largest batch that fits.
+    #[arg(long, group = "on_gpu", conflicts_with_all = ["format", "json"])]
+    device: Option<alexnet::Device>,
     /// What it would compute in.
-    #[cfg(feature = "cuda")]
-    #[arg(long, requires = "explain", value_name = "TYPE", default_value = "float32", value_parser = super::args::precision_parser())]
+    #[arg(long, requires = "on_gpu", value_name = "TYPE", default_value = "float32", value_parser = super::args::precision_parser())]
     precision: alexnet::Precision,
     /// Multiprocessors of the GPU: 132 are an H100's.
-    #[cfg(feature = "cuda")]
     #[arg(long, requires = "explain", value_name = "N", default_value_t = 132, value_parser = clap::value_parser!(u32).range(1..=1024))]
     multiprocessors: u32,
     /// One order of sums for every batch.
-    #[cfg(feature = "cuda")]
-    #[arg(long, requires = "explain")]
+    #[arg(long, requires = "on_gpu")]
     deterministic: bool,
 }
 
@@ -49,10 +57,8 @@ enum Format {
 pub fn run(args: &Args) -> Result<Outcome> {
     let network = network(&args.model)?;
     #[cfg(feature = "cuda")]
-    if args.explain {
-        let &Args { precision, deterministic, multiprocessors, .. } = args;
-        let rules = alexnet::cuda::Rules { precision, multiprocessors: multiprocessors as usize, deterministic };
-        print(&alexnet::cuda::explain(&network, args.batch_size as usize, &rules)?)?;
+    if let Some(text) = args.gpu.describe(&network, args.batch_size as usize)? {
+        print(&text)?;
         return Ok(Outcome::Done);
     }
     let summary = || network.summary(args.batch_size as usize);
@@ -67,6 +73,50 @@ pub fn run(args: &Args) -> Result<Outcome> {
     print(&text)?;
     Ok(Outcome::Done)
 }
+
+#[cfg(feature = "cuda")]
+impl Gpu {
+    /// What is asked for, if anything.
+    fn describe(&self, network: &Network, images: usize) -> Result<Option<String>> {
+        use alexnet::cuda::{CudaDevice, Footprint, Rules, explain};
+        use alexnet::{Device, Error};
+
+        let &Gpu { precision, deterministic, .. } = self;
+        if self.explain {
+            let rules = Rules { precision, multiprocessors: self.multiprocessors as usize, deterministic };
+            return explain(network, images, &rules).map(Some);
+        }
+        let ordinal = match self.device {
+            None => return Ok(None),
+            Some(Device::Cuda(ordinal)) => ordinal,
+            Some(_) => {
+                return Err(Error::Usage(
+                    "summary tells the memory of a GPU alone: say --device cuda or cuda:N".into(),
+                ));
+            }
+        };
+        let device = CudaDevice::open(ordinal)?;
+        let rules = Rules { precision, multiprocessors: device.multiprocessors(), deterministic };
+        let Footprint { weights, arena, without_reuse } = Footprint::of(network, images, &rules)?;
+        let memory = device.memory()?;
+        let largest = Footprint::largest_batch(network, MOST_IMAGES, &rules, memory)?;
+        let megabytes = |bytes: usize| format!("{:.1} MB", bytes as f64 / 1e6);
+        Ok(Some(format!(
+            "{device}, {}\nfree: {} of {}\nweights: {}\ninputs and layers, batch {images}: {} ({} without reuse)\n\
+             largest batch that fits: {largest}\n",
+            precision.name(),
+            megabytes(memory.0),
+            megabytes(memory.1),
+            megabytes(weights),
+            megabytes(arena),
+            megabytes(without_reuse),
+        )))
+    }
+}
+
+/// Largest batch that predict takes.
+#[cfg(feature = "cuda")]
+const MOST_IMAGES: usize = 65536;
 
 /// The checkpoint's network, else the variant at its published widths, else the demo's.
 fn network(args: &ModelArgs) -> Result<Network> {

@@ -42,6 +42,11 @@ impl Depth {
         self.layout.block * self.layout.block * self.input.c
     }
 
+    /// Values a filter.
+    pub(super) fn gemm_k(&self) -> usize {
+        self.taps() * self.taps() * self.channels()
+    }
+
     /// One image's blocks, as many as the convolution's windows reach.
     fn shape(&self) -> Shape {
         let count = |outputs: usize| outputs + self.taps() - 1;

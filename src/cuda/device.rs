@@ -139,6 +139,14 @@ impl CudaDevice {
         self.multiprocessors
     }
 
+    /// Bytes of its memory: free, and in all.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with what the driver said.
+    pub fn memory(&self) -> Result<(usize, usize)> {
+        self.context.mem_get_info().map_err(|e| failed("asking for free memory", e))
+    }
+
     /// The kernels that computing in `precision` takes, by number. Modules are translated for the device when they are first
     /// loaded, which may take seconds where the driver has not kept the result.
     ///

@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use crate::model::Precision;
-use crate::plan::{Plan, Step, StepKind};
+use crate::plan::{Step, StepKind};
 use crate::{Error, Result};
 
 /// Type of the activations and filters of a session. Biases and logits are float32 in every one, as are all sums.
@@ -47,16 +47,6 @@ impl Element {
         if step.logits && weighted { Element::F32 } else { self }
     }
 
-    /// Bytes per image of each of the plan's buffers.
-    pub fn buffer_bytes(self, plan: &Plan) -> Vec<usize> {
-        let mut bytes: Vec<usize> = plan.buffers.iter().map(|elements| elements * self.bytes()).collect();
-        for step in &plan.steps {
-            let needed = step.output.len() * self.of_output(step).bytes();
-            bytes[step.target] = bytes[step.target].max(needed);
-        }
-        bytes
-    }
-
     /// Values as the device stores them; one beyond the type's range becomes an infinity.
     pub fn encode(self, values: &[f32]) -> Cow<'_, [u8]> {
         if self == Element::F32 {
@@ -89,6 +79,12 @@ impl Element {
     }
 }
 
+/// Bytes of a row of `gemm_k` values as [`encode_filter`] gives it.
+pub(super) fn filter_bytes(precision: Precision, gemm_k: usize) -> usize {
+    let bytes = Element::of(precision).bytes() * gemm_k;
+    if precision == Precision::Float32 { bytes } else { bytes.next_multiple_of(FILTER_ROW) }
+}
+
 /// A filter, rows of `gemm_k` values, as the kernels of `precision` read it; `name` is the layer's. For tensor cores rows are
 /// padded with zeros to 16 bytes; for tf32 values are rounded to it.
 ///
@@ -111,7 +107,7 @@ pub fn encode_filter<'a>(precision: Precision, name: &str, filter: &'a [f32], ge
     if precision == Precision::Float32 {
         return Ok(element.encode(filter));
     }
-    let pitch = (element.bytes() * gemm_k).next_multiple_of(FILTER_ROW);
+    let pitch = filter_bytes(precision, gemm_k);
     let mut rows = vec![0; filter.len() / gemm_k * pitch];
     let filters = rows.par_chunks_exact_mut(pitch).zip(filter.par_chunks_exact(gemm_k));
     filters.for_each_init(Vec::new, |values, (row, filter)| {
@@ -133,7 +129,6 @@ pub fn round_to_tf32(value: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::{Network, VARIANTS};
 
     #[test]
     fn filter_rows_are_padded_with_zeros() {
@@ -153,17 +148,6 @@ mod tests {
         let error = encode_filter(Precision::Float16, "conv2", &[1.0, -65520.0], 2).unwrap_err().to_string();
         assert!(error.contains("conv2") && error.contains("-65520"), "{error}");
         encode_filter(Precision::Float16, "conv2", &[65519.0, f32::INFINITY], 2).unwrap();
-    }
-
-    #[test]
-    fn the_logits_buffer_has_room_for_float32() {
-        for (classes, floats) in [(10, 64 * 55 * 55 / 2), (200_000, 200_000)] {
-            let network = Network::published(&VARIANTS[0], classes).unwrap();
-            let plan = Plan::new(&network, 1, &[]).unwrap();
-            let bytes = Element::F16.buffer_bytes(&plan);
-            assert_eq!(*bytes.iter().max().unwrap(), 4 * floats, "{classes} classes");
-            assert!(bytes[plan.logits().target] >= 4 * classes);
-        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use super::depth::{Depth, lowered};
+use super::footprint::Footprint;
 use super::kernels::ConvConfig;
 use super::select::{self, Problem, Rules};
 use crate::Result;
@@ -25,6 +26,13 @@ pub fn explain(network: &Network, images: usize, rules: &Rules) -> Result<String
         if rules.deterministic { ", deterministic" } else { "" },
         rules.multiprocessors
     );
+    let Footprint { weights, arena, without_reuse } = Footprint::of(network, images, rules)?;
+    let [weights, arena, without_reuse] = [weights, arena, without_reuse].map(|bytes| bytes as f64 / 1e6);
+    writeln!(
+        text,
+        "memory: weights {weights:.1} MB, inputs and layers {arena:.1} MB ({without_reuse:.1} MB without reuse)"
+    )
+    .expect("writing to a String");
     for step in &plan.steps {
         explain_step(&mut text, step, images, rules).expect("writing to a String");
     }

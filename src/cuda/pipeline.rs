@@ -21,7 +21,7 @@ use crate::plan::Plan;
 use crate::{Error, Result};
 
 /// Batches under way at once: one is computed, one is copied.
-const SLOTS: usize = 2;
+pub(super) const SLOTS: usize = 2;
 
 pub struct CudaPipeline {
     /// Before the memory that they know the addresses of.

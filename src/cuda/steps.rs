@@ -30,6 +30,11 @@ const MAX_ELEMENTS: usize = i32::MAX as usize - 128;
 /// Of the device's memory, the part that is left to others: one in this many.
 const MEMORY_LEFT: usize = 16;
 
+/// Whether an allocation leaves the device enough of its `total` memory, of which `free` is free.
+pub(super) fn fits(bytes: usize, free: usize, total: usize) -> bool {
+    bytes <= free.saturating_sub(total / MEMORY_LEFT)
+}
+
 impl Steps {
     /// Memory for `plan`, `slots` inputs of its batch, and `results` bytes.
     ///
@@ -51,7 +56,7 @@ impl Steps {
         let stream = launcher.own_stream();
         // Another process may have most of it.
         let (free, total) = stream.context().mem_get_info().map_err(|e| failed("asking for free memory", e))?;
-        if layout.bytes > free.saturating_sub(total / MEMORY_LEFT) {
+        if !fits(layout.bytes, free, total) {
             return Err(Error::DeviceMemory(format!(
                 "a batch of {} needs {} MB on the device, which has {} of {} MB free; lower --batch-size",
                 plan.batch,
