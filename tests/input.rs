@@ -1,5 +1,6 @@
 //! From arguments to batches of pixels.
 
+mod buffers;
 mod feed;
 mod npy;
 mod sources;

@@ -96,3 +96,29 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::PackWriter;
+
+    #[test]
+    fn rows_of_a_pack_come_in_tasks_that_fit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p.npy");
+        let mut writer = PackWriter::create(&path, 1).unwrap();
+        (0..150).for_each(|_| writer.push("", &[0; 3]).unwrap());
+        writer.finish().unwrap();
+        for (most, room, sizes) in [
+            (0, 9, vec![1; 150]),
+            (100, 1, vec![1; 150]),
+            (40, 41, vec![40, 40, 40, 30]),
+            (41, 40, vec![40, 40, 40, 30]),
+            (1000, 1000, vec![64, 64, 22]),
+        ] {
+            let mut queue = Queue::new(Sources::expand(&[&path]).unwrap(), 1, most);
+            let tasks: Vec<_> = std::iter::from_fn(|| queue.next(room)).map(|task| task.rows()).collect();
+            assert_eq!(tasks, sizes, "at most {most}, room for {room}");
+        }
+    }
+}

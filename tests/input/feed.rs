@@ -15,21 +15,21 @@ use alexnet::{Error, Pixels};
 
 use super::{buffers, colour, expand, folder, next_batch, numbered_pack, numbered_png, usage, write};
 
-const SIZE: usize = 8;
+pub(super) const SIZE: usize = 8;
 /// Bytes of an image.
-const IMAGE: usize = SIZE * SIZE * 3;
+pub(super) const IMAGE: usize = SIZE * SIZE * 3;
 
-fn options(threads: usize) -> FeedOptions {
+pub(super) fn options(threads: usize) -> FeedOptions {
     FeedOptions { decode: DecodeOptions::default(), input_size: SIZE, threads, stop: || false }
 }
 
 /// A feed with `count` buffers of `batch_size` images.
-fn feed(sources: Sources, threads: usize, count: usize, batch_size: usize) -> Feed {
+pub(super) fn feed(sources: Sources, threads: usize, count: usize, batch_size: usize) -> Feed {
     Feed::new(sources, options(threads), buffers(count, batch_size * IMAGE)).unwrap()
 }
 
 /// Pictures 0..count, every seventh corrupt.
-fn pictures(dir: &Path, count: usize) {
+pub(super) fn pictures(dir: &Path, count: usize) {
     for index in 0..count {
         let bytes = if index % 7 == 3 { b"corrupt".to_vec() } else { numbered_png(index) };
         write(dir, &format!("{index:04}.png"), &bytes);
@@ -37,13 +37,13 @@ fn pictures(dir: &Path, count: usize) {
 }
 
 /// The addresses of `pixels`.
-fn addresses(pixels: &Pixels) -> Range<usize> {
+pub(super) fn addresses(pixels: &Pixels) -> Range<usize> {
     let range = pixels.as_ptr_range();
     range.start.addr()..range.end.addr()
 }
 
 /// What each image of `pixels` shows; all its pixels must show it.
-fn shown(pixels: &[u8]) -> Vec<usize> {
+pub(super) fn shown(pixels: &[u8]) -> Vec<usize> {
     let index = |image: &[u8]| {
         let index = usize::from(image[0]) + (usize::from(image[1]) << 8);
         assert_eq!(image, colour(index).repeat(SIZE * SIZE));
@@ -53,13 +53,19 @@ fn shown(pixels: &[u8]) -> Vec<usize> {
 }
 
 /// The next batch, which must come.
-fn batch(feed: &mut Feed) -> Batch {
+pub(super) fn batch(feed: &mut Feed) -> Batch {
     next_batch(feed).expect("a batch")
 }
 
 /// Runs a feed over `buffers` and checks every batch: the rows are `expected` (name below `dir`, the index its pixels
 /// show or `None` if it must fail), in order; batches are full, and each fills one of the buffers.
-fn check_in(sources: Sources, threads: usize, buffers: Vec<Pixels>, dir: &Path, expected: &[(String, Option<usize>)]) {
+pub(super) fn check_in(
+    sources: Sources,
+    threads: usize,
+    buffers: Vec<Pixels>,
+    dir: &Path,
+    expected: &[(String, Option<usize>)],
+) {
     let (count, bytes) = (buffers.len(), buffers[0].len());
     let context = format!("{threads} threads, {count} buffers of {} images", bytes / IMAGE);
     let given: Vec<_> = buffers.iter().map(addresses).collect();
@@ -138,17 +144,6 @@ fn packs_and_files_mix() {
     }
 }
 
-/// Buffers side by side in one memory are kept apart.
-#[test]
-fn buffers_may_be_parts_of_one_memory() {
-    let dir = folder();
-    numbered_pack(&dir.path().join("p.npy"), SIZE, 0, 100);
-    let expected: Vec<_> = (0..100).map(|row| (format!("p.npy#{row}"), Some(row))).collect();
-    let mut memory = Pixels::zeroed(30 * IMAGE).unwrap();
-    let parts = (0..3).map(|_| memory.split_to(10 * IMAGE)).collect();
-    check_in(expand(&[dir.path().join("p.npy")]).unwrap(), 2, parts, dir.path(), &expected);
-}
-
 #[test]
 fn nothing_but_errors_comes_in_batches() {
     let dir = folder();
@@ -164,120 +159,6 @@ fn no_rows_at_all() {
     let dir = folder();
     numbered_pack(&dir.path().join("p.npy"), SIZE, 0, 0);
     check(&[dir.path().join("p.npy")], 4, 2, 4, dir.path(), &[]);
-}
-
-/// A row that failed has a place that nobody wrote to.
-#[test]
-fn a_failed_row_leaves_a_hole() {
-    let dir = folder();
-    pictures(dir.path(), 6);
-    for threads in [1, 3] {
-        let mut buffers = buffers(1, 6 * IMAGE);
-        buffers[0].fill(0xAB);
-        let mut feed = Feed::new(expand(&[dir.path()]).unwrap(), options(threads), buffers).unwrap();
-        let batch = batch(&mut feed);
-        let failed: Vec<_> = batch.rows.iter().map(|row| row.error.is_some()).collect();
-        assert_eq!(failed, [false, false, false, true, false, false]);
-        assert_eq!(shown(&batch.pixels[..3 * IMAGE]), [0, 1, 2]);
-        assert_eq!(batch.pixels[3 * IMAGE..4 * IMAGE], [0xAB; IMAGE]);
-        assert_eq!(shown(&batch.pixels[4 * IMAGE..]), [4, 5]);
-    }
-}
-
-/// The consumer that holds all buffers is told to do something else; what it holds stays as it is; and what it gives
-/// back, in whatever order, is filled again in that order.
-#[test]
-fn buffers_come_back_in_any_order() {
-    let dir = folder();
-    numbered_pack(&dir.path().join("p.npy"), SIZE, 0, 48);
-    for threads in [1, 4] {
-        let mut feed = feed(expand(&[dir.path().join("p.npy")]).unwrap(), threads, 3, 4);
-        let mut next = 0;
-        let mut expected = || {
-            next += 4;
-            (next - 4..next).collect::<Vec<_>>()
-        };
-        let mut held: Vec<_> = (0..3).map(|_| (batch(&mut feed), expected())).collect();
-        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
-            for _ in 0..3 {
-                assert!(matches!(feed.next_batch(), Fed::Pause), "{order:?}");
-            }
-            let mut places = Vec::new();
-            let mut kept: Vec<_> = held.drain(..).map(Some).collect();
-            for n in order {
-                let (batch, indices) = kept[n].take().unwrap();
-                assert_eq!(shown(&batch.pixels), indices, "{order:?}");
-                places.push(addresses(&batch.pixels));
-                feed.give_back(batch.pixels);
-                // One at a time, so that the rest is seen to be left alone.
-                let again = batch_in(&mut feed, &places[places.len() - 1]);
-                held.push((again, expected()));
-            }
-        }
-        // All rows are out, but the workers learn that there is no more only when they have a place for it.
-        assert!(matches!(feed.next_batch(), Fed::Pause));
-        for (batch, indices) in held {
-            assert_eq!(shown(&batch.pixels), indices);
-            feed.give_back(batch.pixels);
-        }
-        assert!(next_batch(&mut feed).is_none());
-    }
-}
-
-/// The next batch, which must lie at `place`.
-fn batch_in(feed: &mut Feed, place: &Range<usize>) -> Batch {
-    let batch = batch(feed);
-    assert_eq!(addresses(&batch.pixels), *place);
-    batch
-}
-
-/// A batch that is given back in pieces frees its buffer with the last one.
-#[test]
-fn a_batch_comes_back_in_pieces() {
-    let dir = folder();
-    numbered_pack(&dir.path().join("p.npy"), SIZE, 0, 9);
-    let mut feed = feed(expand(&[dir.path().join("p.npy")]).unwrap(), 2, 1, 3);
-    for first in [0, 3, 6] {
-        let Batch { mut pixels, .. } = batch(&mut feed);
-        assert_eq!(shown(&pixels), [first, first + 1, first + 2]);
-        let begin = pixels.split_to(IMAGE);
-        let middle = pixels.split_to(IMAGE);
-        feed.give_back(pixels);
-        feed.give_back(begin);
-        assert!(matches!(feed.next_batch(), Fed::Pause));
-        feed.give_back(middle);
-    }
-    assert!(next_batch(&mut feed).is_none());
-}
-
-#[test]
-fn all_but_one_buffer_may_be_held() {
-    let dir = folder();
-    pictures(dir.path(), 40);
-    let mut feed = feed(expand(&[dir.path()]).unwrap(), 3, 4, 5);
-    let held: Vec<_> = (0..3).map(|_| batch(&mut feed)).collect();
-    let mut rows = 15;
-    while let Some(batch) = next_batch(&mut feed) {
-        rows += batch.rows.len();
-        feed.give_back(batch.pixels);
-    }
-    assert_eq!(rows, 40);
-    assert!(held.iter().flat_map(|batch| &batch.rows).map(|row| row.error.is_some()).eq((0..15).map(|n| n % 7 == 3)));
-}
-
-#[test]
-fn buffers_that_hold_no_whole_images_are_refused() {
-    let dir = folder();
-    numbered_pack(&dir.path().join("p.npy"), SIZE, 0, 1);
-    let sources = || expand(&[dir.path().join("p.npy")]).unwrap();
-    let refused = |lengths: &[usize]| {
-        let buffers = lengths.iter().map(|bytes| Pixels::zeroed(*bytes).unwrap()).collect();
-        catch_unwind(AssertUnwindSafe(|| Feed::new(sources(), options(1), buffers))).is_err()
-    };
-    for lengths in [&[][..], &[0], &[IMAGE - 1], &[IMAGE + 1], &[IMAGE, 2 * IMAGE], &[2 * IMAGE, 2 * IMAGE, 0]] {
-        assert!(refused(lengths), "{lengths:?}");
-    }
-    assert!(!refused(&[IMAGE, IMAGE]));
 }
 
 #[test]
@@ -425,7 +306,7 @@ fn a_slow_list_s_rows_come_out_while_it_pauses() {
     for index in 0..20 {
         write(dir.path(), &format!("{index}.png"), &numbered_png(index));
     }
-    for (threads, count) in [(1, 1), (4, 1), (1, 2), (4, 3)] {
+    for (threads, count) in [(1, 1), (4, 2)] {
         let context = format!("{threads} threads, {count} buffers");
         let (reader, mut writer) = io::pipe().unwrap();
         let sources = Sources::expand_with(&["-"], BufReader::new(reader)).unwrap();
@@ -434,7 +315,7 @@ fn a_slow_list_s_rows_come_out_while_it_pauses() {
         let mut feed = Feed::new(sources, options(threads), buffers).unwrap();
         let mut rows = 0;
         let mut parts = Vec::new();
-        for lines in [1, 3, 4, 2, 10] {
+        for lines in [1, 3, 5, 11] {
             let asked = rows + lines;
             for index in rows..asked {
                 writeln!(writer, "{}", dir.path().join(format!("{index}.png")).display()).unwrap();
