@@ -3,7 +3,7 @@
 use crate::alu::LANES;
 
 /// Bytes of a sector, the unit that global memory is moved in.
-const SECTOR: u64 = 32;
+pub(crate) const SECTOR: u64 = 32;
 /// Banks of shared memory, each 4 bytes wide.
 const BANKS: usize = 32;
 
@@ -131,6 +131,11 @@ counters! {
     global_load_bytes,
     /// Bytes that lanes stored to global memory, by stores and atomics.
     global_store_bytes,
+    /// Bytes of the different sectors of global memory that the launch reads, each once: what a cache that loses nothing
+    /// still has to fetch. Counted with [`crate::Checks::traffic`].
+    global_read_once_bytes,
+    /// As [`Counters::global_read_once_bytes`], for what it writes.
+    global_written_once_bytes,
     /// Requests of `ld.global`.
     global_load_requests,
     /// The different aligned 32-byte pieces of memory that each request of `ld.global` touches, summed over requests.

@@ -72,7 +72,11 @@ pub fn launch(kernel: &Kernel, launch: &Launch, memory: &GlobalMemory, checks: C
         .flatten();
     match fault {
         Some(fault) => Err(fault),
-        None => Ok(*lock(&totals)),
+        None => {
+            let mut counters = *lock(&totals);
+            context.finish(&mut counters);
+            Ok(counters)
+        }
     }
 }
 

@@ -210,3 +210,32 @@ fn sums_over_blocks() {
     assert_eq!((quiet.classes, quiet.global_load_bytes), (all.classes, all.global_load_bytes));
     assert_eq!((quiet.global_load_requests, quiet.global_load_sectors, quiet.global_store_sectors), (0, 0, 0));
 }
+
+/// Sectors that several warps and blocks touch count once.
+#[test]
+fn touched_once() {
+    let mut device = Device::new(&module(
+        ".visible .entry run(.param .u64 data)
+{
+    .reg .b32 %r<8>;
+    .reg .b64 %d<6>;
+    ld.param.u64 %d1, [data];
+    mov.u32 %r1, %tid.x;
+    mul.wide.u32 %d2, %r1, 8;
+    add.s64 %d3, %d1, %d2;
+    ld.global.u32 %r2, [%d3];
+    ld.global.u32 %r3, [%d3+4];
+    mov.u32 %r4, %ctaid.x;
+    mul.wide.u32 %d4, %r4, 64;
+    add.s64 %d5, %d1, %d4;
+    st.global.u32 [%d5+8192], %r4;
+    ret;
+}",
+    ));
+    device.checks = Checks { traffic: true, memory: true, ..Checks::NONE };
+    let data = device.put(&[0u8; 40000]);
+    let found = device.run("run", [5, 1, 1], [64, 1, 1], 0, args![data]).unwrap();
+    // 512 bytes by all blocks; a sector by each block, 64 bytes apart.
+    assert_eq!((found.global_read_once_bytes, found.global_written_once_bytes), (512, 5 * 32));
+    assert_eq!((found.global_load_bytes, found.global_store_bytes), (5 * 512, 5 * 64 * 4));
+}

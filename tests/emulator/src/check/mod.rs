@@ -1,4 +1,5 @@
-//! Race checkers: accesses to the same bytes, one of them a write, that nothing orders.
+//! Race checkers: accesses to the same bytes, one of them a write, that nothing orders. Beside them, the count of what is
+//! touched at all.
 //!
 //! Both work on cells, pieces of memory as large as the kernel's smallest access to that space. Every access is aligned to
 //! its size, so two of them touch the same cell exactly if they touch the same bytes.
@@ -7,10 +8,12 @@ mod clocks;
 mod global;
 mod release;
 mod shared;
+mod touched;
 
 pub use global::{Access, GlobalRaces};
 pub use release::BlockOrder;
 pub use shared::{Conflict, Earlier, SharedRaces};
+pub use touched::Touched;
 
 use crate::alu::LANES;
 use crate::decode::{Code, Kind, Space};

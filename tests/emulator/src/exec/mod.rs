@@ -15,7 +15,8 @@ use std::sync::Arc;
 pub use block::Runner;
 
 use crate::alu::LANES;
-use crate::check::GlobalRaces;
+use crate::check::{GlobalRaces, Touched};
+use crate::counters::Counters;
 use crate::decode::Code;
 use crate::fault::FaultKind;
 use crate::launch::{Checks, Launch};
@@ -34,6 +35,8 @@ pub struct Context<'a> {
     checks: Checks,
     /// Between blocks, where races are checked.
     races: Option<GlobalRaces>,
+    /// Where traffic is counted.
+    touched: Option<Touched>,
 }
 
 impl<'a> Context<'a> {
@@ -44,7 +47,15 @@ impl<'a> Context<'a> {
         };
         let (code, live) = (&kernel.code, memory.live());
         let races = checks.races.then(|| GlobalRaces::new(code, &live));
-        Context { kernel, code, launch, memory, live, shared_bytes, checks, races }
+        let touched = checks.traffic.then(|| Touched::new(&live));
+        Context { kernel, code, launch, memory, live, shared_bytes, checks, races, touched }
+    }
+
+    /// Adds what is counted once for all blocks.
+    pub fn finish(&self, counters: &mut Counters) {
+        if let Some(touched) = &self.touched {
+            (counters.global_read_once_bytes, counters.global_written_once_bytes) = touched.bytes();
+        }
     }
 }
 

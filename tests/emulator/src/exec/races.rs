@@ -35,7 +35,7 @@ pub fn shared_race(context: &Context, conflict: Conflict, pc: u32, addresses: &[
 }
 
 impl Found<'_> {
-    /// Notes an access by the lanes of `mask`; a fault if it races with another block's.
+    /// Notes an access by the lanes of `mask`, for races and traffic; a fault if it races with another block's.
     #[expect(clippy::too_many_arguments, reason = "an access is all of these")]
     pub fn note(
         &self,
@@ -47,6 +47,9 @@ impl Found<'_> {
         access: Access,
         pc: u32,
     ) -> Result<(), Box<Raised>> {
+        if let Some(touched) = &context.touched {
+            touched.access(self.index, offsets, bytes, mask, access);
+        }
         let Some(races) = &context.races else { return Ok(()) };
         races.access(self.index, offsets, bytes, mask, access, &block.order).map_err(|rival| {
             let what = match rival.access {
