@@ -65,7 +65,7 @@ pub mod weights;
 
 pub use backend::{Input, Prediction, Score, Session};
 pub use error::{Error, Result};
-pub use model::{Device, Model, NOT_FINITE, Options, Precision, demo_checkpoint, open_checkpoint};
+pub use model::{Device, Fc, Model, NOT_FINITE, Options, Precision, demo_checkpoint, open_checkpoint};
 
 /// The README's example compiles.
 #[cfg(doctest)]

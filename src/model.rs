@@ -37,6 +37,9 @@ pub struct Options {
     pub precision: Precision,
     /// Logits whose bits do not depend on the batch that an image is in, at some cost in speed for small batches.
     pub deterministic: bool,
+    /// What computes fully connected layers on a GPU. `None` takes cuBLASLt for more than eight images where its library is
+    /// found, else this crate's own kernels; those alone with `deterministic`.
+    pub fc: Option<Fc>,
     /// Side of the square input; the variant's own where `None`.
     pub input_size: Option<usize>,
     /// CPU threads; all of them where `None`.
@@ -101,6 +104,40 @@ impl Precision {
             Precision::Float16 => "float16",
             Precision::Bfloat16 => "bfloat16",
         }
+    }
+}
+
+/// What computes fully connected layers on a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fc {
+    /// NVIDIA's cuBLASLt, whatever the number of images.
+    CublasLt,
+    /// This crate's own kernels.
+    Own,
+}
+
+impl Fc {
+    /// Both.
+    pub const ALL: [Fc; 2] = [Fc::CublasLt, Fc::Own];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Fc::CublasLt => "cublaslt",
+            Fc::Own => "own",
+        }
+    }
+
+    /// Refuses what cannot be had together.
+    pub(crate) fn check(fc: Option<Fc>, deterministic: bool) -> Result<()> {
+        if fc == Some(Fc::CublasLt) && deterministic {
+            return Err(Error::Usage(
+                "cuBLASLt's algorithms sum in another order for another batch, so that nothing is deterministic with it; \
+                 leave --deterministic out, or say --fc own"
+                    .into(),
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -379,6 +416,7 @@ enum OpenDevice {
         device: CudaDevice,
         precision: Precision,
         deterministic: bool,
+        fc: Option<Fc>,
     },
 }
 
@@ -388,9 +426,17 @@ impl OpenDevice {
         let all = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let cpu = OpenDevice::Cpu { threads: options.threads.unwrap_or_else(all).get() };
         let precision = options.precision;
-        let cpu_computes = precision == Precision::Float32 && !options.deterministic;
-        let asked = format!("{}{}", if options.deterministic { "deterministic " } else { "" }, precision.name());
+        Fc::check(options.fc, options.deterministic)?;
+        let cublaslt = options.fc == Some(Fc::CublasLt);
+        let cpu_computes = precision == Precision::Float32 && !options.deterministic && !cublaslt;
+        let asked = match cublaslt {
+            true => "cuBLASLt".into(),
+            false => format!("{}{}", if options.deterministic { "deterministic " } else { "" }, precision.name()),
+        };
         match options.device {
+            Device::Cpu if cublaslt => {
+                Err(Error::Usage("the CPU has no use for cuBLASLt; leave that out, or say --device cuda".into()))
+            }
             Device::Cpu if cpu_computes => Ok((cpu, None)),
             Device::Cpu => Err(Error::Usage(format!(
                 "the CPU computes in float32, not {asked}; leave that out, or say --device cuda"
@@ -409,10 +455,10 @@ impl OpenDevice {
 
     #[cfg(feature = "cuda")]
     fn cuda(ordinal: usize, options: &Options) -> Result<Self> {
-        let &Options { precision, deterministic, .. } = options;
+        let &Options { precision, deterministic, fc, .. } = options;
         let device = CudaDevice::open(ordinal)?;
         device.load(precision)?; // a device whose driver refuses the kernels is no device
-        Ok(OpenDevice::Cuda { device, precision, deterministic })
+        Ok(OpenDevice::Cuda { device, precision, deterministic, fc })
     }
 
     #[cfg(not(feature = "cuda"))]
@@ -424,8 +470,8 @@ impl OpenDevice {
         match self {
             OpenDevice::Cpu { threads } => Ok(Box::new(CpuBackend::new(weights, threads)?)),
             #[cfg(feature = "cuda")]
-            OpenDevice::Cuda { device, precision, deterministic } => {
-                Ok(Box::new(CudaBackend::new(weights, &device, precision, deterministic)?))
+            OpenDevice::Cuda { device, precision, deterministic, fc } => {
+                Ok(Box::new(CudaBackend::new(weights, &device, precision, deterministic, fc)?))
             }
         }
     }

@@ -31,7 +31,7 @@ on_every_target! {
 }
 
 /// Output (N, H, W, C) of the one layer of `weights`, with its ReLU if it has one.
-fn run(on: Target, weights: &Weights, images: usize, input: Input<'_>) -> Vec<f32> {
+pub fn run(on: Target, weights: &Weights, images: usize, input: Input<'_>) -> Vec<f32> {
     let plan = Plan::new(weights.network(), images, &["layer"]).unwrap();
     let mut session = device::backend(on, weights.clone()).session(plan).unwrap();
     // Twice: the second run works in buffers that hold the first one's values.
@@ -50,7 +50,7 @@ fn run_oracle(weights: &Weights, values: &[f32]) -> Vec<f64> {
     to_nhwc(node.output, &naive::forward(weights, &input).last().unwrap().values)
 }
 
-fn bits(values: &[f32]) -> Vec<u32> {
+pub fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
@@ -70,7 +70,7 @@ fn transpose<T: Copy>(values: &[T], rows: usize, columns: usize) -> Vec<T> {
     images.flat_map(|v| (0..columns).flat_map(move |j| (0..rows).map(move |i| v[i * columns + j]))).collect()
 }
 
-fn nmse(found: &[f32], expected: &[f64]) -> f64 {
+pub fn nmse(found: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let error: f64 = found.iter().zip(expected).map(|(&f, e)| (f64::from(f) - e).powi(2)).sum();
     let scale: f64 = expected.iter().map(|e| e * e).sum();
@@ -111,7 +111,7 @@ pub fn random_linear(rng: &mut impl Rng) -> Case {
 }
 
 /// `SHAPES` random cases against the oracle within `limit` of the mean square; the message of a failure has the seed.
-fn check(on: Target, draw_case: impl Fn(&mut ChaCha8Rng) -> Case, scale: f32, exact: bool) {
+pub fn check(on: Target, draw_case: impl Fn(&mut ChaCha8Rng) -> Case, scale: f32, exact: bool) {
     for seed in 0..SHAPES {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let case = draw_case(&mut rng);

@@ -38,6 +38,11 @@ pub struct Args {
     #[cfg(feature = "cuda")]
     #[arg(long, requires = "explain")]
     deterministic: bool,
+    /// What would compute fully connected layers [default: cublaslt for more than 8 images where its library is found, else
+    /// own].
+    #[cfg(feature = "cuda")]
+    #[arg(long, requires = "explain", value_name = "WHAT", value_parser = super::args::fc_parser())]
+    fc: Option<alexnet::Fc>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -50,8 +55,8 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let network = network(&args.model)?;
     #[cfg(feature = "cuda")]
     if args.explain {
-        let &Args { precision, deterministic, multiprocessors, .. } = args;
-        let rules = alexnet::cuda::Rules { precision, multiprocessors: multiprocessors as usize, deterministic };
+        let &Args { precision, deterministic, fc, multiprocessors, .. } = args;
+        let rules = alexnet::cuda::Rules { precision, multiprocessors: multiprocessors as usize, deterministic, fc };
         print(&alexnet::cuda::explain(&network, args.batch_size as usize, &rules)?)?;
         return Ok(Outcome::Done);
     }

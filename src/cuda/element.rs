@@ -111,7 +111,7 @@ pub fn encode_filter<'a>(precision: Precision, name: &str, filter: &'a [f32], ge
     if precision == Precision::Float32 {
         return Ok(element.encode(filter));
     }
-    let pitch = (element.bytes() * gemm_k).next_multiple_of(FILTER_ROW);
+    let pitch = filter_pitch(precision, gemm_k);
     let mut rows = vec![0; filter.len() / gemm_k * pitch];
     let filters = rows.par_chunks_exact_mut(pitch).zip(filter.par_chunks_exact(gemm_k));
     filters.for_each_init(Vec::new, |values, (row, filter)| {
@@ -120,6 +120,12 @@ pub fn encode_filter<'a>(precision: Precision, name: &str, filter: &'a [f32], ge
         element.encode_into(values, row);
     });
     Ok(Cow::Owned(rows))
+}
+
+/// Bytes from one row of a filter to the next, as [`encode_filter`] lays it out.
+pub(super) fn filter_pitch(precision: Precision, gemm_k: usize) -> usize {
+    let bytes = Element::of(precision).bytes() * gemm_k;
+    if precision == Precision::Float32 { bytes } else { bytes.next_multiple_of(FILTER_ROW) }
 }
 
 /// To ten bits of mantissa, ties away from zero, as `cvt.rna.tf32.f32`.

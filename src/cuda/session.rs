@@ -6,9 +6,10 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, DevicePtr as _, DeviceRepr};
 
 use super::args::{Addresses, DevicePtr, TopKArgs};
+use super::cublaslt::{Matmul, WORKSPACE_BYTES};
 use super::depth::{arrange, lowered};
-use super::launch::Launcher;
-use super::select::{self, Launch};
+use super::launch::{Launcher, Prepared};
+use super::select::{self, Route};
 use super::{DeviceLayer, Element, Shared, failed, lost};
 use crate::backend::{Activation, Input, Prediction, Score, Session};
 use crate::net::Shape;
@@ -24,13 +25,15 @@ pub struct CudaSession {
     buffers: Vec<CudaSlice<u8>>,
     /// Partial sums of convolutions whose GEMM_K is split.
     partial: CudaSlice<f32>,
+    /// cuBLASLt's own, where it is used.
+    workspace: CudaSlice<u8>,
     /// Room for the best classes, (batch, k) of the largest k so far.
     indices: CudaSlice<i32>,
     scores: CudaSlice<f32>,
     /// Images of the last run.
     images: usize,
-    /// A launch a step for a number of images, that of the last run.
-    launches: (usize, Vec<Launch>),
+    /// What runs each step for a number of images, that of the last run.
+    prepared: (usize, Vec<Prepared>),
     seed: u64,
     host: Host,
 }
@@ -71,6 +74,9 @@ impl CudaSession {
         let buffers = buffers.collect::<Result<_>>()?;
         let partial = plan.steps.iter().map(|step| select::most_partial_elements(step, plan.batch, &rules));
         let partial = allocate(&shared, partial.max().unwrap_or(0))?;
+        // What cuBLASLt runs, it runs for the largest number of images too.
+        let cublaslt = plan.steps.iter().any(|step| select::route(step, plan.batch, &rules) == Route::CublasLt);
+        let workspace = allocate(&shared, if cublaslt { WORKSPACE_BYTES } else { 0 })?;
         let (indices, scores) = (allocate(&shared, plan.batch)?, allocate(&shared, plan.batch)?);
         Ok(CudaSession {
             shared,
@@ -78,10 +84,11 @@ impl CudaSession {
             pixels,
             buffers,
             partial,
+            workspace,
             indices,
             scores,
             images: 0,
-            launches: (0, vec![]),
+            prepared: (0, vec![]),
             seed: 0,
             host: Host::default(),
         })
@@ -92,9 +99,46 @@ impl CudaSession {
         slice.device_ptr(self.shared.launcher.own_stream()).0
     }
 
-    /// Starts the kernel of step `index`, whose source is `source`.
+    /// Makes everything ready that a run of this many images takes.
+    fn prepare_steps(&mut self) -> Result<()> {
+        if self.prepared.0 != self.images {
+            let prepared = self.plan.steps.iter().map(|step| self.prepare(step)).collect::<Result<_>>()?;
+            self.prepared = (self.images, prepared);
+        }
+        Ok(())
+    }
+
+    /// What will run `step` for the images of this run.
+    fn prepare(&self, step: &Step) -> Result<Prepared> {
+        let (shared, images) = (&self.shared, self.images);
+        let own = || Prepared::Kernel(select::select(step, images, &shared.rules));
+        let (Route::CublasLt, StepKind::Linear { weights, .. }) =
+            (select::route(step, images, &shared.rules), step.kind)
+        else {
+            return Ok(own());
+        };
+        let library = shared.cublaslt.as_ref().expect("the rules ask for cuBLASLt only where it is open");
+        let layer = &shared.layers[weights];
+        let bias = match (&layer.rounded_bias, shared.rules.element().of_output(step)) {
+            (Some(bias), Element::F16 | Element::Bf16) => self.address(bias),
+            _ => self.address(&layer.bias),
+        };
+        match Matmul::new(library, step, images, &shared.rules, bias)? {
+            Some(matmul) => Ok(Prepared::CublasLt(matmul)),
+            None if shared.rules.fc.is_none() => {
+                shared.note_missing_algorithm(step.layers[0], images);
+                Ok(own())
+            }
+            None => Err(Error::Device(format!(
+                "{library} has no algorithm for {} with {images} images; take another batch size, or say --fc own",
+                step.layers[0]
+            ))),
+        }
+    }
+
+    /// Starts step `index`, whose source is `source`.
     fn start(&self, index: usize, source: DevicePtr) -> Result<()> {
-        let (step, launch) = (&self.plan.steps[index], &self.launches.1[index]);
+        let (step, prepared) = (&self.plan.steps[index], &self.prepared.1[index]);
         let layer = match step.kind {
             StepKind::Conv { weights, .. } | StepKind::Linear { weights, .. } => Some(&self.shared.layers[weights]),
             _ => None,
@@ -105,14 +149,13 @@ impl CudaSession {
             filter: layer.map_or(0, |layer| self.address(self.filter(layer))),
             bias: layer.map_or(0, |layer| self.address(&layer.bias)),
             partial: self.address(&self.partial),
+            workspace: self.address(&self.workspace),
         };
         // SAFETY: source and target are different buffers of the session, which holds them until it is dropped; dropping
         // frees them in stream order, as it does the layers. Plan::check made sure that buffers have room for the step's
         // shapes, windows lie within their inputs and the layer's tensors have the step's shapes; the session's batch
         // bounds `images`, of which there is at least one, and its size was checked against MAX_ELEMENTS.
-        unsafe {
-            self.shared.launcher.launch_step(launch, step, self.images, &self.shared.rules, self.seed, &addresses)
-        }
+        unsafe { self.shared.launcher.start(prepared, step, self.images, &self.shared.rules, self.seed, &addresses) }
     }
 
     /// The layer's filter for the layout that preprocessing gives.
@@ -125,10 +168,6 @@ impl CudaSession {
 
     /// Queues the copy of the input and every step.
     fn enqueue(&mut self, input: Input<'_>) -> Result<()> {
-        if self.launches.0 != self.images {
-            let launches = self.plan.steps.iter().map(|step| select::select(step, self.images, &self.shared.rules));
-            self.launches = (self.images, launches.collect());
-        }
         let stream = self.shared.launcher.own_stream();
         let copying = |e| failed("copying the input", e);
         let first = self.plan.steps.first().expect("a plan has steps");
@@ -208,6 +247,10 @@ impl Session for CudaSession {
         self.images = input.images(&self.plan)?;
         if self.images == 0 {
             return Ok(());
+        }
+        if let Err(error) = self.prepare_steps() {
+            self.images = 0;
+            return Err(error);
         }
         let queued = self.enqueue(input);
         let launcher = &self.shared.launcher;

@@ -6,11 +6,15 @@
 //! - Epilogues DEFAULT, RELU, BIAS and RELU_BIAS; the bias is of D's type, one value for each row of D. NaN stays NaN.
 //! - The sum is taken in f32 in the order of k, each product rounded.
 //!
-//! The heuristic answers `NOT_SUPPORTED` to anything else. It offers an algorithm that needs 4 bytes of workspace for
-//! each element of D, if the preference allows so much, then one that needs none. A product is refused that gives less,
-//! a workspace that isn't aligned to 16 bytes, or matrices that are aligned less than the preference said (256 bytes if
+//! The heuristic answers `NOT_SUPPORTED` to anything else. It offers, as far as the preference allows, an algorithm that
+//! reduces in place, which sums backwards every other time, one that needs 4 bytes of workspace for each element of D and
+//! reduces in the compute type, then one that needs neither. A product is refused that gives less workspace, one that
+//! isn't aligned to 256 bytes, or matrices that are aligned less than the preference said (256 bytes if
 //! it said nothing). The whole workspace is overwritten before the matrices are read and after D is written, so that a
 //! workspace with live data in it shows.
+//!
+//! CUEMU_CUBLASLT_VERSION is what `cublasLtGetVersion` returns, CUEMU_CUBLASLT_COLUMNS the most columns of D that there is
+//! an algorithm for.
 //!
 //! A product is queued, captured and replayed as a kernel is. Its addresses and what it reads are checked as it runs,
 //! which is what faults the context.
