@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::cases::uniform;
 use crate::device::{self, CUDA, CUDA_BF16, CUDA_F16, CUDA_TF32, Target, has_cublaslt};
-use crate::kernels::{bits, case, check, nmse, random_linear, run, to_nchw};
+use crate::kernels::{bits, case, check, check_sums_beyond_f16, nmse, random_linear, run, to_nchw};
 
 const TARGETS: [Target; 4] = [CUDA, CUDA_TF32, CUDA_F16, CUDA_BF16];
 
@@ -142,6 +142,22 @@ fn a_bias_beyond_f16_is_not_for_cublaslt() {
     open(CUDA_BF16, Some(Fc::CublasLt)).unwrap();
 }
 
+/// tf32 is asked for where it is to be computed in, and float32 where not: the input is halfway between two neighbours in
+/// tf32. Said of the emulated cuBLASLt alone: a real one may compute in more than it was asked for.
+#[test]
+fn tf32_rounds_the_input() {
+    if !has_cublaslt() || device::preload().is_none() {
+        return;
+    }
+    let case = case("linear", Op::Linear { out_features: 0 }, Shape { h: 1, w: 1, c: 1 }, Shape { h: 1, w: 1, c: 1 });
+    let value = 1.0 + 2f32.powi(-11);
+    for (on, expected) in [(CUDA, value), (CUDA_TF32, 1.0 + 2f32.powi(-10))] {
+        let mut values = [1.0, 0.0].into_iter();
+        let weights = case.weights(false, || values.next().unwrap());
+        assert_eq!(run(by_cublaslt(on), &weights, 1, Input::Tensor(&[value])), [expected], "{on:?}");
+    }
+}
+
 /// Nothing deterministic is left to cuBLASLt.
 #[test]
 fn deterministic_layers_are_our_own() {
@@ -176,7 +192,14 @@ fn a_nan_survives_relu() {
     }
 }
 
-/// A product that takes nearly all of the workspace that a session has.
+#[test]
+fn sums_beyond_f16_become_infinities() {
+    if has_cublaslt() {
+        check_sums_beyond_f16(by_cublaslt(CUDA_F16));
+    }
+}
+
+/// A product that takes all of the workspace that a session has.
 #[test]
 fn an_algorithm_may_take_the_whole_workspace() {
     if !has_cublaslt() {

@@ -316,6 +316,10 @@ fn infinities_survive_pools(on: Target) {
 /// Sums beyond f16 become infinities of their sign, as logits they stay what they are, and 65519 still rounds down.
 #[test]
 fn sums_beyond_f16_become_infinities() {
+    check_sums_beyond_f16(CUDA_F16);
+}
+
+pub fn check_sums_beyond_f16(on: Target) {
     let (shape, width) = (Shape { h: 1, w: 1, c: 8 }, 4);
     let case = case("linear", Op::Linear { out_features: 0 }, shape, Shape { h: 1, w: 1, c: width });
     let rows = [[8192.0; 8], [-8192.0; 8], [8188.0; 8], [8188.0; 8]];
@@ -325,7 +329,7 @@ fn sums_beyond_f16_become_infinities() {
     ] {
         let mut values = rows.into_iter().flatten().map(|v| v / 64.0).chain([0.0, 0.0, 15.0, 16.0]);
         let weights = case.weights_with(VARIANTS[0].preprocess, false, hidden, || values.next().unwrap());
-        assert_eq!(run(CUDA_F16, &weights, 1, Input::Tensor(&[64.0; 8])), expected, "hidden {hidden}");
+        assert_eq!(run(on, &weights, 1, Input::Tensor(&[64.0; 8])), expected, "hidden {hidden}");
     }
 }
 

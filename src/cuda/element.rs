@@ -9,7 +9,8 @@ use crate::model::Precision;
 use crate::plan::{Plan, Step, StepKind};
 use crate::{Error, Result};
 
-/// Type of the activations and filters of a session. Biases and logits are float32 in every one, as are all sums.
+/// Type of the activations and filters of a session. Biases and logits are float32 in every one, as are all
+/// sums; cuBLASLt alone takes biases that are rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Element {
     /// float32, also of what is computed in tf32.
