@@ -60,12 +60,14 @@ pub mod image;
 pub mod input;
 mod model;
 pub mod net;
+mod options;
 pub mod plan;
 pub mod weights;
 
 pub use backend::{Input, Prediction, Score, Session};
 pub use error::{Error, Result};
-pub use model::{Device, Fc, Model, NOT_FINITE, Options, Precision, demo_checkpoint, open_checkpoint};
+pub use model::{Model, NOT_FINITE, demo_checkpoint, open_checkpoint};
+pub use options::{Device, Fc, Options, Precision};
 
 /// The README's example compiles.
 #[cfg(doctest)]

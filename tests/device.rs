@@ -141,7 +141,10 @@ pub fn has_cublaslt() -> bool {
             std::mem::forget(library.expect("the emulated cuBLASLt loads"));
         }
         // SAFETY: opens and closes a library whose initialisers are sound to run at any time.
-        unsafe { cudarc::cublaslt::sys::is_culib_present() }
+        let has = unsafe { cudarc::cublaslt::sys::is_culib_present() };
+        let found = if has { "with cuBLASLt" } else { "without a cuBLASLt, whose tests pass unseen" };
+        let _ = writeln!(std::io::stderr(), "CUDA tests run {found}");
+        has
     })
 }
 

@@ -17,11 +17,12 @@ use std::sync::Arc;
 use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys;
 use cudarc::driver::{CudaContext, CudaStream};
+use libloading::Library;
 
 use super::args::{Addresses, DevicePtr};
 use super::element::{Element, filter_pitch};
 use super::{CudaDevice, Rules};
-use crate::model::Precision;
+use crate::options::Precision;
 use crate::plan::{Step, StepKind};
 use crate::{Error, Result};
 
@@ -81,11 +82,10 @@ impl CublasLt {
     }
 
     fn find(device: &CudaDevice) -> Result<Self, String> {
-        // SAFETY: opens and closes the library, whose initialisers are sound to run at any time.
-        if !unsafe { sys::is_culib_present() } {
+        if !load() {
             return Err("found no libcublasLt.so.13, libcublasLt.so.12 or libcublasLt.so".into());
         }
-        // SAFETY: the library is there, by the check above; the addresses are looked up and not used.
+        // SAFETY: the library is there, as load() found; the addresses are looked up and not used.
         let is_missing = |name: &&&str| unsafe { sys::culib().get::<*const ()>(name.as_bytes()).is_err() };
         if let Some(missing) = FUNCTIONS.iter().find(is_missing) {
             return Err(format!("found no {missing} in libcublasLt, needed the functions of CUDA 12.0 or later"));
@@ -122,6 +122,16 @@ impl fmt::Display for CublasLt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cuBLASLt {}", Version(self.version))
     }
+}
+
+/// Whether cudarc will find the library, which panics where it does not. It stays loaded: cudarc's own check unloads it, and
+/// loading its half a gigabyte again takes as long as the first time.
+fn load() -> bool {
+    let names = cudarc::get_lib_name_candidates("cublasLt");
+    names.into_iter().any(|name| {
+        // SAFETY: the library's initialisers are sound to run at any time.
+        unsafe { Library::new(name) }.map(std::mem::forget).is_ok()
+    })
 }
 
 /// As cuBLASLt counts: 10000 * major + 100 * minor + patch.

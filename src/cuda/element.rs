@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::model::Precision;
+use crate::options::Precision;
 use crate::plan::{Plan, Step, StepKind};
 use crate::{Error, Result};
 

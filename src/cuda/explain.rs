@@ -7,8 +7,8 @@ use super::depth::{Depth, lowered};
 use super::kernels::ConvConfig;
 use super::select::{self, Problem, Route, Rules};
 use crate::Result;
-use crate::model::Fc;
 use crate::net::Network;
+use crate::options::Fc;
 use crate::plan::{Plan, Step, StepKind};
 
 /// A paragraph a step of `network` for `images` images: problem, launch, and what spoke for it. Cycles are modelled, an

@@ -12,7 +12,7 @@ use super::cublaslt::Matmul;
 use super::select::{self, Launch, Rules};
 use super::{CudaDevice, failed};
 use crate::Result;
-use crate::model::Precision;
+use crate::options::Precision;
 use crate::plan::{Step, StepKind};
 
 /// What runs a step, ready to be started again and again for one number of images.

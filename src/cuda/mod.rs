@@ -20,8 +20,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::{CudaSlice, DeviceRepr, DriverError};
 
 use crate::backend::{Backend, Session};
-use crate::model::{Fc, Precision};
 use crate::net::{Network, Op};
+use crate::options::{Fc, Precision};
 use crate::plan::Plan;
 use crate::weights::{LayerWeights, Weights};
 use crate::{Error, Result};

@@ -2,7 +2,7 @@
 
 use super::element::Element;
 use super::kernels::{self, ConvConfig, Kernel};
-use crate::model::{Fc, Precision};
+use crate::options::{Fc, Precision};
 use crate::plan::{Step, StepKind};
 
 /// What a choice depends on besides the step.
