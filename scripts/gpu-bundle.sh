@@ -15,9 +15,10 @@ cargo build -p alexnet --release --locked
 strip -o "$bundle/suite" "$suite"
 strip -o "$bundle/alexnet" target/release/alexnet
 strip --strip-unneeded -o "$bundle/libcuemu.so" "$(dirname "$suite")/libcuemu.so"
+strip --strip-unneeded -o "$bundle/libcublaslt_emulated.so" "$(dirname "$suite")/libcublaslt_emulated.so"
 cp -r samples "$bundle/samples"
 mkdir "$bundle/tests" && cp -r tests/data "$bundle/tests/data"
-cp src/cuda/device.rs "$bundle/src/cuda/" # a test reads the list of driver functions from it
+cp src/cuda/{device,cublaslt}.rs "$bundle/src/cuda/" # tests read the lists of functions from them
 cp scripts/gpu-run.sh "$bundle/run.sh"
 git describe --always --dirty > "$bundle/commit"
 

@@ -4,7 +4,7 @@
 //! batch after batch, and shows its layers; once its first run is over it allocates nothing of its own. A [`Pipeline`] takes
 //! batches of pixels ahead of time and gives back nothing but the best classes, as fast as the device can.
 
-use crate::model::Precision;
+use crate::options::Precision;
 use crate::pixels::Pixels;
 use crate::plan::Plan;
 use crate::{Error, Result};

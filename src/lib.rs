@@ -60,13 +60,15 @@ pub mod image;
 pub mod input;
 mod model;
 pub mod net;
+mod options;
 mod pixels;
 pub mod plan;
 pub mod weights;
 
 pub use backend::{Done, Input, Pipeline, Prediction, Score, Scored, Session};
 pub use error::{Error, Result};
-pub use model::{Device, Model, NOT_FINITE, Options, Precision, demo_checkpoint, open_checkpoint};
+pub use model::{Model, NOT_FINITE, demo_checkpoint, open_checkpoint};
+pub use options::{Device, Fc, Options, Precision};
 pub use pixels::Pixels;
 
 /// The README's example compiles.

@@ -1,10 +1,8 @@
 //! [`Model`]: a network with its weights on a device, ready to predict.
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use rayon::prelude::*;
 
@@ -14,6 +12,7 @@ use crate::cpu::CpuBackend;
 use crate::cuda::{CudaBackend, CudaDevice, Settings};
 use crate::image::{self, DecodeOptions};
 use crate::net::{Network, Variant};
+use crate::options::{Device, Fc, Options, Precision};
 use crate::pixels::Pixels;
 use crate::plan::Plan;
 use crate::weights::{Checkpoint, Weights, imagenet1k_v1, seeded};
@@ -27,86 +26,6 @@ const CALL_BATCH: usize = 32;
 
 /// Said of an image whose logits are not all finite.
 pub const NOT_FINITE: &str = "the network's output is not finite: values overflow its precision on this picture";
-
-/// How to load a model. The default takes everything from the checkpoint.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// The variant, where the checkpoint does not tell.
-    pub variant: Option<&'static Variant>,
-    /// Where to run.
-    pub device: Device,
-    /// What to compute in.
-    pub precision: Precision,
-    /// Logits whose bits do not depend on the batch that an image is in, at some cost in speed for small batches.
-    pub deterministic: bool,
-    /// Side of the square input; the variant's own where `None`.
-    pub input_size: Option<usize>,
-    /// CPU threads; all of them where `None`.
-    pub threads: Option<NonZeroUsize>,
-    /// Longest time that a GPU may take for a batch before it is given up; a minute where `None`.
-    pub patience: Option<Duration>,
-    /// A file with one class name a line.
-    pub labels: Option<PathBuf>,
-}
-
-/// Where a model runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Device {
-    /// The best device there is.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The CUDA device with this number.
-    Cuda(usize),
-}
-
-impl FromStr for Device {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "auto" => Ok(Device::Auto),
-            "cpu" => Ok(Device::Cpu),
-            "cuda" => Ok(Device::Cuda(0)),
-            _ => {
-                let ordinal = text.strip_prefix("cuda:").and_then(|n| n.parse().ok());
-                ordinal
-                    .map(Device::Cuda)
-                    .ok_or_else(|| Error::Usage(format!("no device is called '{text}'; say auto, cpu, cuda or cuda:N")))
-            }
-        }
-    }
-}
-
-/// What a model computes in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Precision {
-    /// IEEE single precision.
-    #[default]
-    Float32,
-    /// Single precision with products rounded to 10 bits: tensor cores only.
-    Tf32,
-    /// Half precision with single-precision sums.
-    Float16,
-    /// bfloat16 with single-precision sums.
-    Bfloat16,
-}
-
-impl Precision {
-    /// Every precision.
-    pub const ALL: [Precision; 4] = [Precision::Float32, Precision::Tf32, Precision::Float16, Precision::Bfloat16];
-
-    /// PyTorch's name for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Precision::Float32 => "float32",
-            Precision::Tf32 => "tf32",
-            Precision::Float16 => "float16",
-            Precision::Bfloat16 => "bfloat16",
-        }
-    }
-}
 
 /// A network with its weights on a device. Shared freely between threads.
 pub struct Model {
@@ -411,9 +330,17 @@ impl OpenDevice {
         let all = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let cpu = OpenDevice::Cpu { threads: options.threads.unwrap_or_else(all).get() };
         let precision = options.precision;
-        let cpu_computes = precision == Precision::Float32 && !options.deterministic;
-        let asked = format!("{}{}", if options.deterministic { "deterministic " } else { "" }, precision.name());
+        Fc::check(options.fc, options.deterministic)?;
+        let cublaslt = options.fc == Some(Fc::CublasLt);
+        let cpu_computes = precision == Precision::Float32 && !options.deterministic && !cublaslt;
+        let asked = match cublaslt {
+            true => "cuBLASLt".into(),
+            false => format!("{}{}", if options.deterministic { "deterministic " } else { "" }, precision.name()),
+        };
         match options.device {
+            Device::Cpu if cublaslt => {
+                Err(Error::Usage("the CPU has no use for cuBLASLt; leave that out, or say --device cuda".into()))
+            }
             Device::Cpu if cpu_computes => Ok((cpu, None)),
             Device::Cpu => Err(Error::Usage(format!(
                 "the CPU computes in float32, not {asked}; leave that out, or say --device cuda"
@@ -432,12 +359,11 @@ impl OpenDevice {
 
     #[cfg(feature = "cuda")]
     fn cuda(ordinal: usize, options: &Options) -> Result<Self> {
-        let &Options { precision, deterministic, patience, .. } = options;
-        let settings =
-            Settings { precision, deterministic, patience: patience.unwrap_or(Settings::default().patience) };
+        let &Options { precision, deterministic, fc, patience, .. } = options;
+        let patience = patience.unwrap_or(Settings::default().patience);
         let device = CudaDevice::open(ordinal)?;
         device.load(precision)?; // a device whose driver refuses the kernels is no device
-        Ok(OpenDevice::Cuda { device, settings })
+        Ok(OpenDevice::Cuda { device, settings: Settings { precision, deterministic, fc, patience } })
     }
 
     #[cfg(not(feature = "cuda"))]

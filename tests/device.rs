@@ -11,24 +11,25 @@ use alexnet::backend::Backend;
 use alexnet::cpu::CpuBackend;
 use alexnet::cuda::{CudaBackend, CudaDevice, Element, Rules, Settings, round_to_tf32};
 use alexnet::weights::Weights;
-use alexnet::{Device, Options, Precision};
+use alexnet::{Device, Fc, Options, Precision};
 use half::{bf16, f16};
 
 /// Threads of the CPU backend in tests.
 const THREADS: usize = 2;
 
-/// A device and a precision.
+/// A device, a precision, and what computes fully connected layers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Target {
     pub device: Device,
     pub precision: Precision,
+    pub fc: Option<Fc>,
 }
 
-pub const CPU: Target = Target { device: Device::Cpu, precision: Precision::Float32 };
-pub const CUDA: Target = Target { device: Device::Cuda(0), precision: Precision::Float32 };
-pub const CUDA_TF32: Target = Target { device: Device::Cuda(0), precision: Precision::Tf32 };
-pub const CUDA_F16: Target = Target { device: Device::Cuda(0), precision: Precision::Float16 };
-pub const CUDA_BF16: Target = Target { device: Device::Cuda(0), precision: Precision::Bfloat16 };
+pub const CPU: Target = Target { device: Device::Cpu, precision: Precision::Float32, fc: None };
+pub const CUDA: Target = Target { device: Device::Cuda(0), precision: Precision::Float32, fc: Some(Fc::Own) };
+pub const CUDA_TF32: Target = Target { precision: Precision::Tf32, ..CUDA };
+pub const CUDA_F16: Target = Target { precision: Precision::Float16, ..CUDA };
+pub const CUDA_BF16: Target = Target { precision: Precision::Bfloat16, ..CUDA };
 
 impl Target {
     /// Type of activations and filters.
@@ -39,7 +40,7 @@ impl Target {
     /// What the device's selection follows.
     pub fn rules(self) -> Rules {
         let multiprocessors = cuda().multiprocessors();
-        Rules { precision: self.precision, multiprocessors, deterministic: false }
+        Rules { precision: self.precision, multiprocessors, deterministic: false, fc: self.fc }
     }
 
     /// The value as this target computes with it. Oracles get inputs and weights that went through this.
@@ -100,15 +101,16 @@ pub fn options(target: Target) -> Options {
     if target.device != Device::Cpu {
         cuda();
     }
-    Options { device: target.device, precision: target.precision, ..Options::default() }
+    Options { device: target.device, precision: target.precision, fc: target.fc, ..Options::default() }
 }
 
 /// `weights` on `target`.
 pub fn backend(target: Target, weights: Weights) -> Box<dyn Backend> {
     match target.device {
-        Device::Cuda(_) => Box::new(
-            CudaBackend::new(weights, cuda(), Settings { precision: target.precision, ..Settings::default() }).unwrap(),
-        ),
+        Device::Cuda(_) => {
+            let settings = Settings { precision: target.precision, fc: target.fc, ..Settings::default() };
+            Box::new(CudaBackend::new(weights, cuda(), settings).unwrap())
+        }
         _ => Box::new(CpuBackend::new(weights, THREADS).unwrap()),
     }
 }
@@ -130,6 +132,25 @@ pub fn cuda() -> &'static CudaDevice {
     })
 }
 
+/// Whether this process has a cuBLASLt to test with: the emulated one over the emulated device, on a GPU the machine's.
+pub fn has_cublaslt() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| {
+        cuda();
+        if is_emulated() {
+            // As the driver: cudarc finds it when it asks for libcublasLt.so.
+            // SAFETY: the library's initialisers are those of a Rust cdylib, which run no code of its own.
+            let library = unsafe { libloading::Library::new(cublaslt_library()) };
+            std::mem::forget(library.expect("the emulated cuBLASLt loads"));
+        }
+        // SAFETY: opens and closes a library whose initialisers are sound to run at any time.
+        let has = unsafe { cudarc::cublaslt::sys::is_culib_present() };
+        let found = if has { "with cuBLASLt" } else { "without a cuBLASLt, whose tests pass unseen" };
+        let _ = writeln!(std::io::stderr(), "CUDA tests run {found}");
+        has
+    })
+}
+
 /// The emulated driver, for a child process's LD_PRELOAD; `None` where tests run on a real GPU.
 pub fn preload() -> Option<PathBuf> {
     is_emulated().then(library)
@@ -137,9 +158,18 @@ pub fn preload() -> Option<PathBuf> {
 
 /// The emulated driver's library.
 pub fn library() -> PathBuf {
+    emulated("libcuemu.so")
+}
+
+/// The emulated cuBLASLt's library, which works over the emulated driver alone.
+pub fn cublaslt_library() -> PathBuf {
+    emulated("libcublaslt_emulated.so")
+}
+
+fn emulated(file: &str) -> PathBuf {
     match std::env::var_os("ALEXNET_TEST_ROOT") {
-        Some(root) => PathBuf::from(root).join("libcuemu.so"),
-        None => cuemu::driver::library::library_path(),
+        Some(root) => PathBuf::from(root).join(file),
+        None => cuemu::driver::library::built_library(file),
     }
 }
 

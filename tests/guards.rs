@@ -96,6 +96,7 @@ fn check(launcher: &Launcher, on: Target, seed: u64, case: &Case, rng: &mut impl
             filter: filter.address(),
             bias: bias.address(),
             partial: partial.address(),
+            workspace: 0, // cuBLASLt's
         };
         // SAFETY: the operands hold what the step's shapes say, as just made, and live until their results are downloaded;
         // the step is a plan's own.

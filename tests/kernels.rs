@@ -31,7 +31,7 @@ on_every_target! {
 }
 
 /// Output (N, H, W, C) of the one layer of `weights`, with its ReLU if it has one.
-fn run(on: Target, weights: &Weights, images: usize, input: Input<'_>) -> Vec<f32> {
+pub fn run(on: Target, weights: &Weights, images: usize, input: Input<'_>) -> Vec<f32> {
     let plan = Plan::new(weights.network(), images, &["layer"]).unwrap();
     let mut session = device::backend(on, weights.clone()).session(plan).unwrap();
     // Twice: the second run works in buffers that hold the first one's values.
@@ -50,7 +50,7 @@ fn run_oracle(weights: &Weights, values: &[f32]) -> Vec<f64> {
     to_nhwc(node.output, &naive::forward(weights, &input).last().unwrap().values)
 }
 
-fn bits(values: &[f32]) -> Vec<u32> {
+pub fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
@@ -70,7 +70,7 @@ fn transpose<T: Copy>(values: &[T], rows: usize, columns: usize) -> Vec<T> {
     images.flat_map(|v| (0..columns).flat_map(move |j| (0..rows).map(move |i| v[i * columns + j]))).collect()
 }
 
-fn nmse(found: &[f32], expected: &[f64]) -> f64 {
+pub fn nmse(found: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let error: f64 = found.iter().zip(expected).map(|(&f, e)| (f64::from(f) - e).powi(2)).sum();
     let scale: f64 = expected.iter().map(|e| e * e).sum();
@@ -111,7 +111,7 @@ pub fn random_linear(rng: &mut impl Rng) -> Case {
 }
 
 /// `SHAPES` random cases against the oracle within `limit` of the mean square; the message of a failure has the seed.
-fn check(on: Target, draw_case: impl Fn(&mut ChaCha8Rng) -> Case, scale: f32, exact: bool) {
+pub fn check(on: Target, draw_case: impl Fn(&mut ChaCha8Rng) -> Case, scale: f32, exact: bool) {
     for seed in 0..SHAPES {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let case = draw_case(&mut rng);
@@ -316,6 +316,10 @@ fn infinities_survive_pools(on: Target) {
 /// Sums beyond f16 become infinities of their sign, as logits they stay what they are, and 65519 still rounds down.
 #[test]
 fn sums_beyond_f16_become_infinities() {
+    check_sums_beyond_f16(CUDA_F16);
+}
+
+pub fn check_sums_beyond_f16(on: Target) {
     let (shape, width) = (Shape { h: 1, w: 1, c: 8 }, 4);
     let case = case("linear", Op::Linear { out_features: 0 }, shape, Shape { h: 1, w: 1, c: width });
     let rows = [[8192.0; 8], [-8192.0; 8], [8188.0; 8], [8188.0; 8]];
@@ -325,7 +329,7 @@ fn sums_beyond_f16_become_infinities() {
     ] {
         let mut values = rows.into_iter().flatten().map(|v| v / 64.0).chain([0.0, 0.0, 15.0, 16.0]);
         let weights = case.weights_with(VARIANTS[0].preprocess, false, hidden, || values.next().unwrap());
-        assert_eq!(run(CUDA_F16, &weights, 1, Input::Tensor(&[64.0; 8])), expected, "hidden {hidden}");
+        assert_eq!(run(on, &weights, 1, Input::Tensor(&[64.0; 8])), expected, "hidden {hidden}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod cases;
 mod cli;
+mod cublaslt;
 mod device;
 mod dropout;
 mod golden;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use alexnet::image::{DecodeOptions, Decoder, Exif};
 use alexnet::net::{VARIANTS, Variant};
 use alexnet::weights::Checkpoint;
-use alexnet::{Device, Error, Model, Options, Precision, Result, demo_checkpoint, open_checkpoint};
+use alexnet::{Device, Error, Fc, Model, Options, Precision, Result, demo_checkpoint, open_checkpoint};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
@@ -42,6 +42,10 @@ pub struct DeviceArgs {
     /// Longest time that a GPU may take for a batch before the run is given up.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub patience: Duration,
+    /// Fully connected layers on a GPU: NVIDIA's cuBLASLt, or kernels of this program [default: cublaslt for more than 8
+    /// images where its library is found, else own].
+    #[arg(long, value_name = "WHAT", value_parser = fc_parser())]
+    pub fc: Option<Fc>,
     /// Threads for decoding and for computing [default: all].
     #[arg(short = 'j', long, value_name = "N", value_parser = workers_parser())]
     pub workers: Option<NonZeroUsize>,
@@ -105,6 +109,7 @@ impl ModelArgs {
             device: device.device,
             precision: device.precision,
             deterministic: device.deterministic,
+            fc: device.fc,
             input_size: self.input_size,
             threads: device.workers,
             patience: Some(device.patience),
@@ -165,6 +170,13 @@ pub fn variant_parser() -> impl TypedValueParser<Value = &'static Variant> {
 pub fn precision_parser() -> impl TypedValueParser<Value = Precision> {
     PossibleValuesParser::new(Precision::ALL.map(Precision::name)).map(|text| {
         let found = Precision::ALL.into_iter().find(|precision| precision.name() == text);
+        found.expect("clap lets only these names through")
+    })
+}
+
+pub fn fc_parser() -> impl TypedValueParser<Value = Fc> {
+    PossibleValuesParser::new(Fc::ALL.map(Fc::name)).map(|text| {
+        let found = Fc::ALL.into_iter().find(|fc| fc.name() == text);
         found.expect("clap lets only these names through")
     })
 }

@@ -12,7 +12,7 @@ use super::args::{DecodeArgs, DeviceArgs, ModelArgs, threads};
 use super::progress::Progress;
 use super::rows::{Columns, Format, RowWriter};
 use super::runner::Runner;
-use super::{Outcome, interrupted};
+use super::{Outcome, interrupted, note};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -56,6 +56,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let sources = Sources::expand(&args.inputs)?;
     args.protect_inputs(&sources)?;
     let model = args.model.load(&args.device, args.labels.clone())?;
+    let device = model.device();
     // Buffers for a batch that the run cannot fill would take memory for nothing.
     let total = sources.total().and_then(|total| usize::try_from(total).ok()).unwrap_or(usize::MAX);
     let batch_size = (args.batch_size as usize).min(total.max(1));
@@ -99,6 +100,9 @@ pub fn run(args: &Args) -> Result<Outcome> {
         })
     })?;
     progress.finish();
+    if model.device() != device {
+        note(&format!("in fact it ran on {}", model.device())); // cuBLASLt left a layer to our own kernels
+    }
     Ok(match () {
         () if interrupted() => Outcome::Interrupted,
         () if progress.any_failed() => Outcome::SomeFailed,

@@ -46,6 +46,10 @@ struct Gpu {
     /// One order of sums for every batch.
     #[arg(long, requires = "on_gpu")]
     deterministic: bool,
+    /// What would compute fully connected layers [default: cublaslt for more than 8 images where its library is found, else
+    /// own].
+    #[arg(long, requires = "on_gpu", value_name = "WHAT", value_parser = super::args::fc_parser())]
+    fc: Option<alexnet::Fc>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -81,9 +85,10 @@ impl Gpu {
         use alexnet::cuda::{CudaDevice, Footprint, Rules, explain};
         use alexnet::{Device, Error};
 
-        let &Gpu { precision, deterministic, .. } = self;
+        let &Gpu { precision, deterministic, fc, .. } = self;
+        alexnet::Fc::check(fc, deterministic)?;
         if self.explain {
-            let rules = Rules { precision, multiprocessors: self.multiprocessors as usize, deterministic };
+            let rules = Rules { precision, multiprocessors: self.multiprocessors as usize, deterministic, fc };
             return explain(network, images, &rules).map(Some);
         }
         let ordinal = match self.device {
@@ -96,7 +101,7 @@ impl Gpu {
             }
         };
         let device = CudaDevice::open(ordinal)?;
-        let rules = Rules { precision, multiprocessors: device.multiprocessors(), deterministic };
+        let rules = Rules { precision, multiprocessors: device.multiprocessors(), deterministic, fc };
         let Footprint { weights, arena, without_reuse } = Footprint::of(network, images, &rules)?;
         let memory = device.memory()?;
         let largest = Footprint::largest_batch(network, MOST_IMAGES, &rules, memory)?;

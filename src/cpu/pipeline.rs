@@ -2,7 +2,7 @@
 
 use super::CpuSession;
 use crate::backend::{Done, Input, Pipeline, Score, Scored, Session as _};
-use crate::model::Precision;
+use crate::options::Precision;
 use crate::pixels::Pixels;
 use crate::{Error, Result};
 

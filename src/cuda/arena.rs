@@ -3,10 +3,11 @@
 //! A region is taken from the step that writes it to the last one that reads it; regions whose times do not meet share
 //! memory.
 
-use super::select::{self, Rules};
-use crate::plan::Plan;
+use super::cublaslt::WORKSPACE_BYTES;
+use super::select::{self, Route, Rules};
+use crate::plan::{Plan, Step};
 
-/// Offsets are multiples of this, in bytes: a line of the L2 cache, and more than any load needs.
+/// Offsets are multiples of this, in bytes: what cuBLASLt asks of its workspace, and more than any load needs.
 const ALIGNMENT: usize = 256;
 
 /// Byte offsets into the allocation, for the plan's whole batch.
@@ -18,6 +19,8 @@ pub struct Layout {
     pub outputs: Vec<usize>,
     /// Of each step's partial sums, where its GEMM_K may be split; 0 where it is not.
     pub partials: Vec<usize>,
+    /// Of cuBLASLt's workspace, where it runs a step.
+    pub workspace: usize,
     /// Of the results that go back to the host.
     pub results: usize,
     /// Bytes of the allocation.
@@ -50,13 +53,23 @@ impl Layout {
             let bytes = 4 * select::most_partial_elements(step, plan.batch, rules);
             Region { bytes, first: index, last: index }
         });
-        let regions: Vec<Region> = pixels.chain(outputs).chain(partials).chain([always(results)]).collect();
+        // What cuBLASLt runs, it runs for the largest number of images too.
+        let cublaslt = |step: &Step| select::route(step, plan.batch, rules) == Route::CublasLt;
+        let first = plan.steps.iter().position(|step| cublaslt(step));
+        let last = plan.steps.iter().rposition(|step| cublaslt(step));
+        let workspace = match first.zip(last) {
+            Some((first, last)) => Region { bytes: WORKSPACE_BYTES, first, last },
+            None => Region { bytes: 0, first: 0, last: 0 },
+        };
+        let single = [workspace, always(results)];
+        let regions: Vec<Region> = pixels.chain(outputs).chain(partials).chain(single).collect();
         let (offsets, bytes) = place(&regions);
         let without_reuse = regions.iter().map(|region| region.bytes).sum();
         let mut offsets = offsets.into_iter();
         let mut take = |count| offsets.by_ref().take(count).collect::<Vec<_>>();
         let (pixels, outputs, partials) = (take(slots), take(end), take(end));
-        Layout { pixels, outputs, partials, results: take(1)[0], bytes, without_reuse }
+        let (workspace, results) = (take(1)[0], take(1)[0]);
+        Layout { pixels, outputs, partials, workspace, results, bytes, without_reuse }
     }
 }
 
@@ -91,8 +104,8 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::model::Precision;
     use crate::net::{Network, VARIANTS};
+    use crate::options::{Fc, Precision};
 
     #[test]
     fn regions_that_live_at_once_do_not_meet() {
@@ -124,7 +137,7 @@ mod tests {
         for variant in &VARIANTS {
             let network = Network::published(variant, 1000).unwrap();
             let plan = Plan::new(&network, 64, &[]).unwrap();
-            let rules = Rules { precision: Precision::Float16, multiprocessors: 132, deterministic: true };
+            let rules = Rules { precision: Precision::Float16, multiprocessors: 132, deterministic: true, fc: None };
             let layout = Layout::new(&plan, &rules, 0, 0);
             let bytes = |step: &crate::plan::Step| 64 * step.output.len() * rules.element().of_output(step).bytes();
             let floor = plan.steps.windows(2).map(|pair| bytes(&pair[0]) + bytes(&pair[1])).max().unwrap();
@@ -138,7 +151,8 @@ mod tests {
     fn kept_outputs_and_logits_outlive_the_run() {
         let network = Network::published(&VARIANTS[0], 1000).unwrap();
         let plan = Plan::new(&network, 2, &["conv1", "pool2"]).unwrap();
-        let rules = Rules { precision: Precision::Float32, multiprocessors: 132, deterministic: false };
+        let rules =
+            Rules { precision: Precision::Float32, multiprocessors: 132, deterministic: false, fc: Some(Fc::Own) };
         let layout = Layout::new(&plan, &rules, 1, 64);
         for (index, step) in plan.steps.iter().enumerate().filter(|(_, step)| step.kept || step.logits) {
             let own = layout.outputs[index]..layout.outputs[index] + 8 * step.output.len();

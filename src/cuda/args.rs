@@ -22,6 +22,8 @@ pub struct Addresses {
     pub bias: DevicePtr,
     /// (splits, N, P, Q, K), where the launch has several splits.
     pub partial: DevicePtr,
+    /// [`WORKSPACE_BYTES`](super::WORKSPACE_BYTES) at a multiple of 256, where cuBLASLt runs the step.
+    pub workspace: DevicePtr,
 }
 
 /// A struct that a kernel takes by value, as its only parameter.

@@ -1,8 +1,8 @@
 //! The first convolution on tensor cores: its three channels are too few for them, so that preprocessing lays blocks of
 //! pixels out as the channels of one, and the filters follow. Free of CUDA.
 
-use crate::model::Precision;
 use crate::net::{Conv, Network, Op, Shape};
+use crate::options::Precision;
 use crate::plan::{Plan, SpaceToDepth, Step, StepKind};
 
 /// The rearranged first convolution of a network.

@@ -8,7 +8,7 @@ use cudarc::nvrtc::Ptx;
 
 use super::failed;
 use super::kernels::Kernel;
-use crate::model::Precision;
+use crate::options::Precision;
 use crate::{Error, Result};
 
 /// The oldest driver API whose functions are all that this crate calls: CUDA 12.0, in driver 525.

@@ -5,11 +5,12 @@ use std::borrow::Cow;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::model::Precision;
+use crate::options::Precision;
 use crate::plan::{Step, StepKind};
 use crate::{Error, Result};
 
-/// Type of the activations and filters of a session. Biases and logits are float32 in every one, as are all sums.
+/// Type of the activations and filters of a session. Biases and logits are float32 in every one, as are all
+/// sums; cuBLASLt alone takes biases that are rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Element {
     /// float32, also of what is computed in tf32.
@@ -79,12 +80,6 @@ impl Element {
     }
 }
 
-/// Bytes of a row of `gemm_k` values as [`encode_filter`] gives it.
-pub(super) fn filter_bytes(precision: Precision, gemm_k: usize) -> usize {
-    let bytes = Element::of(precision).bytes() * gemm_k;
-    if precision == Precision::Float32 { bytes } else { bytes.next_multiple_of(FILTER_ROW) }
-}
-
 /// A filter, rows of `gemm_k` values, as the kernels of `precision` read it; `name` is the layer's. For tensor cores rows are
 /// padded with zeros to 16 bytes; for tf32 values are rounded to it.
 ///
@@ -107,7 +102,7 @@ pub fn encode_filter<'a>(precision: Precision, name: &str, filter: &'a [f32], ge
     if precision == Precision::Float32 {
         return Ok(element.encode(filter));
     }
-    let pitch = filter_bytes(precision, gemm_k);
+    let pitch = filter_pitch(precision, gemm_k);
     let mut rows = vec![0; filter.len() / gemm_k * pitch];
     let filters = rows.par_chunks_exact_mut(pitch).zip(filter.par_chunks_exact(gemm_k));
     filters.for_each_init(Vec::new, |values, (row, filter)| {
@@ -116,6 +111,12 @@ pub fn encode_filter<'a>(precision: Precision, name: &str, filter: &'a [f32], ge
         element.encode_into(values, row);
     });
     Ok(Cow::Owned(rows))
+}
+
+/// Bytes from one row of a filter to the next, as [`encode_filter`] lays it out.
+pub(super) fn filter_pitch(precision: Precision, gemm_k: usize) -> usize {
+    let bytes = Element::of(precision).bytes() * gemm_k;
+    if precision == Precision::Float32 { bytes } else { bytes.next_multiple_of(FILTER_ROW) }
 }
 
 /// To ten bits of mantissa, ties away from zero, as `cvt.rna.tf32.f32`.

@@ -6,17 +6,19 @@ use std::fmt::Write;
 use super::depth::{Depth, lowered};
 use super::footprint::Footprint;
 use super::kernels::ConvConfig;
-use super::select::{self, Problem, Rules};
+use super::select::{self, Problem, Route, Rules};
 use crate::Result;
 use crate::net::Network;
-use crate::plan::{Plan, Step};
+use crate::options::Fc;
+use crate::plan::{Plan, Step, StepKind};
 
 /// A paragraph a step of `network` for `images` images: problem, launch, and what spoke for it. Cycles are modelled, an
 /// order among candidates.
 ///
 /// # Errors
-/// [`Error::Usage`](crate::Error::Usage) for a batch of 0.
+/// [`Error::Usage`](crate::Error::Usage) for a batch of 0, and for cuBLASLt with deterministic rules.
 pub fn explain(network: &Network, images: usize, rules: &Rules) -> Result<String> {
+    Fc::check(rules.fc, rules.deterministic)?;
     let plan = lowered(Depth::of(network, rules.precision), Plan::new(network, images, &[])?);
     let mut text = format!(
         "{}, {images} image{}, {}{}, {} multiprocessors; cycles are modelled\n",
@@ -40,8 +42,29 @@ pub fn explain(network: &Network, images: usize, rules: &Rules) -> Result<String
 }
 
 fn explain_step(text: &mut String, step: &Step, images: usize, rules: &Rules) -> std::fmt::Result {
-    let launch = select::select(step, images, rules);
     writeln!(text, "{}: {} -> {}", step.layers.join(" + "), step.input, step.output)?;
+    if let StepKind::Linear { relu, .. } = step.kind {
+        let epilogue = if relu { "bias and ReLU" } else { "bias" };
+        let matmul = format!("cublasLtMatmul with {epilogue}, in the algorithm that its heuristic puts first");
+        match (select::route(step, images, rules), rules.fc) {
+            (Route::CublasLt, None) => {
+                writeln!(text, "    {matmul}; where the library or an algorithm is missing:")?;
+            }
+            (Route::CublasLt, Some(_)) => {
+                writeln!(text, "    {matmul}: asked for")?;
+                let (gemm_n, gemm_k) = (step.output.c, step.input.len());
+                return writeln!(text, "    GEMM_M {images}, GEMM_N {gemm_n}, GEMM_K {gemm_k}, groups 1");
+            }
+            (Route::Kernel(_), Some(_)) => writeln!(text, "    not cublasLtMatmul: own kernels are asked for")?,
+            (Route::Kernel(_), None) if rules.deterministic => {
+                writeln!(text, "    not cublasLtMatmul: it sums in another order for another batch")?;
+            }
+            (Route::Kernel(_), None) => {
+                writeln!(text, "    not cublasLtMatmul: few images, for which a GEMV reads each filter once")?;
+            }
+        }
+    }
+    let launch = select::select(step, images, rules);
     let [x, y, z] = launch.grid;
     let threads = launch.kernel.threads();
     writeln!(text, "    {}, {x} x {y} x {z} blocks of {threads} threads", launch.kernel.name())?;

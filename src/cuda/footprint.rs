@@ -2,7 +2,7 @@
 
 use super::arena::Layout;
 use super::depth::{Depth, lowered};
-use super::element::filter_bytes;
+use super::element::filter_pitch;
 use super::pipeline::SLOTS;
 use super::results::Results;
 use super::select::Rules;
@@ -33,7 +33,7 @@ impl Footprint {
             let filters = parameter.weight_shape[0];
             let gemm_k: usize = parameter.weight_shape[1..].iter().product();
             let rearranged = depth.filter(|_| index == 0).map_or(0, |depth| depth.gemm_k());
-            let bytes = |gemm_k| filters * filter_bytes(rules.precision, gemm_k);
+            let bytes = |gemm_k| filters * filter_pitch(rules.precision, gemm_k);
             bytes(gemm_k) + if rearranged > 0 { bytes(rearranged) } else { 0 } + 4 * filters
         });
         let weights = layers.sum();
@@ -67,14 +67,14 @@ impl Footprint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Precision;
     use crate::net::VARIANTS;
+    use crate::options::Precision;
 
     /// 61,100,840 parameters of torchvision's, in float16 half of that in float32, and conv1 a second time.
     #[test]
     fn weights_take_their_bytes() {
         let network = Network::published(&VARIANTS[0], 1000).unwrap();
-        let rules = |precision| Rules { precision, multiprocessors: 132, deterministic: false };
+        let rules = |precision| Rules { precision, multiprocessors: 132, deterministic: false, fc: None };
         let weights = |precision| Footprint::of(&network, 1, &rules(precision)).unwrap().weights;
         assert_eq!(weights(Precision::Float32), 61_100_840 * 4);
         let biases = 64 + 192 + 384 + 256 + 256 + 4096 + 4096 + 1000;
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn the_largest_batch_fits_and_the_next_does_not() {
         let network = Network::published(&VARIANTS[0], 1000).unwrap();
-        let rules = Rules { precision: Precision::Float16, multiprocessors: 132, deterministic: false };
+        let rules = Rules { precision: Precision::Float16, multiprocessors: 132, deterministic: false, fc: None };
         let total = 4 << 30;
         let free = 3 << 30;
         let most = Footprint::largest_batch(&network, 100_000, &rules, (free, total)).unwrap();

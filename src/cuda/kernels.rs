@@ -1,7 +1,7 @@
 //! The table of kernels: every entry point, its module and its block size.
 
 use super::element::Element;
-use crate::model::Precision;
+use crate::options::Precision;
 
 macro_rules! kernels {
     ($($kernel:ident $name:literal in $module:literal, $threads:literal threads;)+) => {

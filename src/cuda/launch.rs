@@ -8,11 +8,20 @@ use cudarc::driver::{CudaFunction, CudaStream, result};
 use super::args::{
     Addresses, ConvArgs, DropoutArgs, KernelArgs, LrnArgs, PoolArgs, PreprocessArgs, ReduceArgs, SpaceToDepthArgs,
 };
+use super::cublaslt::Matmul;
 use super::select::{self, Launch, Rules};
 use super::{CudaDevice, failed};
 use crate::Result;
-use crate::model::Precision;
+use crate::options::Precision;
 use crate::plan::{Step, StepKind};
+
+/// What runs a step, ready to be started again and again for one number of images.
+pub(super) enum Prepared {
+    /// A kernel of our own.
+    Kernel(Launch),
+    /// cuBLASLt.
+    CublasLt(Matmul),
+}
 
 /// A device's kernels and a stream that they run on.
 pub struct Launcher {
@@ -59,6 +68,31 @@ impl Launcher {
     pub(super) fn settle(&self) {
         // SAFETY: the stream is alive as long as this launcher.
         let _ = unsafe { result::stream::synchronize(self.stream.cu_stream()) };
+    }
+
+    /// Starts what was prepared for `step` and `images`, and returns at once. `seed` matters to dropout alone.
+    ///
+    /// # Safety
+    /// As [`launch_step`](Self::launch_step) or [`Matmul::run`].
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) naming the kernel or layer.
+    pub(super) unsafe fn start(
+        &self,
+        prepared: &Prepared,
+        step: &Step,
+        images: usize,
+        rules: &Rules,
+        seed: u64,
+        addresses: &Addresses,
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match prepared {
+                Prepared::Kernel(launch) => self.launch_step(launch, step, images, rules, seed, addresses),
+                Prepared::CublasLt(matmul) => matmul.run(&self.stream, addresses),
+            }
+        }
     }
 
     /// Starts `launch`, which is [`select`](super::select::select)'s for `step` and `images` or, for an elementwise kernel,

@@ -5,6 +5,7 @@
 
 mod arena;
 pub mod args;
+mod cublaslt;
 mod depth;
 mod device;
 mod element;
@@ -17,6 +18,7 @@ mod pipeline;
 mod results;
 pub mod select;
 mod session;
+mod shared;
 mod steps;
 mod watch;
 mod wide;
@@ -24,18 +26,17 @@ mod wide;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cudarc::driver::{CudaSlice, DeviceRepr, DriverError};
+use cudarc::driver::DriverError;
 
 use crate::backend::{Backend, Pipeline, Score, Session};
-use crate::model::Precision;
-use crate::net::{Network, Op};
+use crate::options::{Fc, Precision};
 use crate::pixels::Pixels;
 use crate::plan::Plan;
 use crate::weights::Weights;
 use crate::{Error, Result};
 
 pub use args::Addresses;
-use depth::Depth;
+pub use cublaslt::WORKSPACE_BYTES;
 pub use device::CudaDevice;
 pub use element::{Element, encode_filter, round_to_tf32};
 pub use explain::explain;
@@ -45,7 +46,7 @@ use pinned::Pinned;
 use pipeline::CudaPipeline;
 pub use select::Rules;
 use session::CudaSession;
-use watch::Watch;
+use shared::Shared;
 use wide::Wide;
 
 /// How to compute.
@@ -55,95 +56,47 @@ pub struct Settings {
     pub precision: Precision,
     /// One order of sums for every batch, see [`Rules`].
     pub deterministic: bool,
+    /// What computes fully connected layers, see [`Options::fc`](crate::Options::fc).
+    pub fc: Option<Fc>,
     /// Longest time that a batch may take: a device that has not answered by then is given up.
     pub patience: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { precision: Precision::default(), deterministic: false, patience: Duration::from_secs(60) }
+        let (precision, patience) = (Precision::default(), Duration::from_secs(60));
+        Settings { precision, deterministic: false, fc: None, patience }
     }
 }
 
 /// A network's weights on a CUDA device.
 pub struct CudaBackend {
-    description: String,
+    /// The device in words.
+    device: String,
     shared: Arc<Shared>,
-}
-
-/// What every session needs.
-struct Shared {
-    launcher: Launcher,
-    rules: Rules,
-    network: Network,
-    /// How the first convolution is rearranged, where it is.
-    depth: Option<Depth>,
-    layers: Vec<DeviceLayer>,
-    watch: Arc<Watch>,
-    /// For what a narrow precision cannot hold; `None` in float32.
-    wide: Option<Wide>,
-}
-
-/// A weighted layer on the device.
-struct DeviceLayer {
-    /// (K, R, S, C / groups), elements and rows as [`encode_filter`] gives them; of a fully connected layer (K, C).
-    filter: CudaSlice<u8>,
-    /// The same for the rearranged input, of the first convolution.
-    depth_filter: Option<CudaSlice<u8>>,
-    /// (K).
-    bias: CudaSlice<f32>,
 }
 
 impl CudaBackend {
     /// Uploads `weights`.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a weight that the precision cannot hold, [`Error::DeviceMemory`] where the device lacks memory.
+    /// [`Error::Usage`] for a weight that the precision cannot hold, and for cuBLASLt with `deterministic`;
+    /// [`Error::DeviceMemory`] where the device lacks memory, [`Error::Device`] where cuBLASLt was asked for and cannot be used.
     pub fn new(weights: Weights, device: &CudaDevice, settings: Settings) -> Result<Self> {
         let mut shared = Shared::new(&weights, device, settings)?;
         if settings.precision != Precision::Float32 {
             shared.wide = Some(Wide::new(device, weights, settings));
         }
-        let order = if settings.deterministic { "deterministic" } else { "last bits depend on the batch size" };
-        let description = format!("{device}, {}, {order}", settings.precision.name());
-        Ok(CudaBackend { description, shared: Arc::new(shared) })
-    }
-}
-
-impl Shared {
-    fn new(weights: &Weights, device: &CudaDevice, settings: Settings) -> Result<Self> {
-        let Settings { precision, deterministic, patience } = settings;
-        let rules = Rules { precision, multiprocessors: device.multiprocessors(), deterministic };
-        let launcher = Launcher::new(device, precision)?;
-        let network = weights.network().clone();
-        let weighted = network.nodes.iter().filter(|n| n.weight_shape().is_some());
-        let depth = Depth::of(&network, precision);
-        let layers = weighted.zip(weights.layers()).enumerate().map(|(index, (node, layer))| {
-            let taps = match node.layer.op {
-                Op::Conv(conv) => conv.kernel * conv.kernel,
-                _ => node.input.h * node.input.w,
-            };
-            let layer = layer.clone().channels_last(taps);
-            let upload = |filter: &[f32]| {
-                let gemm_k = filter.len() / layer.bias.len();
-                to_device(&launcher, &encode_filter(precision, node.layer.name, filter, gemm_k)?)
-            };
-            let rearranged = depth.filter(|_| index == 0).map(|depth| upload(&depth.filter(&layer.weight)));
-            Ok(DeviceLayer {
-                filter: upload(&layer.weight)?,
-                depth_filter: rearranged.transpose()?,
-                bias: to_device(&launcher, &layer.bias)?,
-            })
-        });
-        let layers = layers.collect::<Result<_>>()?;
-        let watch = Arc::new(Watch::new(patience));
-        Ok(Shared { launcher, rules, network, depth, layers, watch, wide: None })
+        Ok(CudaBackend { device: device.to_string(), shared: Arc::new(shared) })
     }
 }
 
 impl Backend for CudaBackend {
     fn description(&self) -> String {
-        self.description.clone()
+        let Rules { precision, deterministic, .. } = self.shared.rules;
+        let order = if deterministic { "deterministic" } else { "last bits depend on the batch size" };
+        let fc = self.shared.fully_connected();
+        format!("{}, {}, fully connected layers by {fc}, {order}", self.device, precision.name())
     }
 
     fn session(&self, plan: Plan) -> Result<Box<dyn Session>> {
@@ -160,16 +113,6 @@ impl Backend for CudaBackend {
         let context = self.shared.launcher.own_stream().context();
         Ok(Pixels::new(Pinned::new(context, &self.shared.watch, len)?))
     }
-}
-
-/// Uploads `values`, and waits until they are there.
-fn to_device<T: DeviceRepr>(launcher: &Launcher, values: &[T]) -> Result<CudaSlice<T>> {
-    let stream = launcher.own_stream();
-    let uploaded = stream.clone_htod(values).and_then(|slice| stream.synchronize().map(|()| slice));
-    uploaded.map_err(|e| {
-        launcher.settle(); // the values are the caller's again
-        failed("uploading weights", e)
-    })
 }
 
 /// What the driver said while `doing` something.

@@ -2,8 +2,9 @@
 //!
 //! Two slots, each with memory for a batch of pixels on the device and for its results on the host. Copies run on a stream of
 //! their own; an event tells the stream that computes when a slot's pixels are there. All kernels of a batch and the copy of
-//! its results are one CUDA graph, captured when a slot first runs a number of images; the last batch of a run is filled up
-//! to one of few such numbers.
+//! its results are one CUDA graph. The last batch of a run is filled up to one of few numbers of images. The first batch of
+//! a number runs kernel by kernel, since a first launch may load a kernel, which no capture allows, and a number that comes
+//! once is not worth a graph; later ones are captured when a slot first sees them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaEvent, CudaGraph, CudaStream, DriverError, result};
 
+use super::launch::Prepared;
 use super::pinned::Pinned;
 use super::results::Results;
 use super::steps::Steps;
@@ -26,6 +28,8 @@ pub(super) const SLOTS: usize = 2;
 pub struct CudaPipeline {
     /// Before the memory that they know the addresses of.
     slots: [Slot; SLOTS],
+    /// What runs each step, by number of images, for those that ran.
+    prepared: HashMap<usize, Vec<Prepared>>,
     steps: Steps,
     copies: Arc<CudaStream>,
     k: usize,
@@ -80,7 +84,16 @@ impl CudaPipeline {
         // The pixels' memory is cleared on the other stream.
         let cleared = steps.stream().record_event(None).and_then(|event| copies.wait(&event));
         cleared.map_err(opening)?;
-        Ok(CudaPipeline { slots, steps, copies, k, score, under_way: VecDeque::new(), slot: 0 })
+        Ok(CudaPipeline {
+            slots,
+            prepared: HashMap::new(),
+            steps,
+            copies,
+            k,
+            score,
+            under_way: VecDeque::new(),
+            slot: 0,
+        })
     }
 
     /// The number of images that a batch of `images` is filled up to: few numbers, few graphs.
@@ -105,7 +118,10 @@ impl CudaPipeline {
     fn start(&mut self, resident: bool) -> Result<()> {
         let UnderWay { pixels, results, slot: number, .. } = self.under_way.back().expect("one was submitted");
         let (number, results) = (*number, *results);
-        if !self.slots[number].graphs.contains_key(&results.images) {
+        if !self.prepared.contains_key(&results.images) {
+            let prepared = self.steps.prepare(results.images)?;
+            self.prepared.insert(results.images, prepared);
+        } else if !self.slots[number].graphs.contains_key(&results.images) {
             let graph = self.capture(number, results).map_err(lost)?;
             self.slots[number].graphs.insert(results.images, graph);
         }
@@ -120,17 +136,20 @@ impl CudaPipeline {
             let copied = copied.and_then(|()| slot.copied.record(&self.copies));
             copied.and_then(|()| stream.wait(&slot.copied)).map_err(starting)?;
         }
-        slot.graphs[&results.images].launch().and_then(|()| slot.done.record(stream)).map_err(starting)
+        match slot.graphs.get(&results.images) {
+            Some(graph) => graph.launch().map_err(starting)?,
+            None => self.enqueue(number, results).map_err(lost)?,
+        }
+        slot.done.record(stream).map_err(starting)
     }
 
     /// The graph of all kernels for a number of images, from pixels in slot `number` to results on the host.
     fn capture(&self, number: usize, results: Results) -> Result<CudaGraph> {
         let stream = self.steps.stream();
         let capturing = |e: DriverError| failed("capturing a CUDA graph", e);
-        let launches = self.steps.select(results.images);
         // Other threads may allocate meanwhile.
         stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(capturing)?;
-        let captured = self.enqueue(&launches, number, results);
+        let captured = self.enqueue(number, results);
         // Whatever came of it: the stream must not stay in capture mode.
         let graph = stream.end_capture(CUgraphInstantiate_flags(0));
         captured?;
@@ -138,9 +157,10 @@ impl CudaPipeline {
     }
 
     /// All kernels of a batch and the copy of its results.
-    fn enqueue(&self, launches: &[super::select::Launch], number: usize, results: Results) -> Result<()> {
-        self.steps.preprocess(launches, results.images, number)?;
-        self.steps.forward(launches, results.images, 0)?;
+    fn enqueue(&self, number: usize, results: Results) -> Result<()> {
+        let prepared = &self.prepared[&results.images];
+        self.steps.preprocess(prepared, results.images, number)?;
+        self.steps.forward(prepared, results.images, 0)?;
         let (from, stream) = (self.steps.results(), self.steps.stream());
         // SAFETY: results of the plan's whole batch have room in the arena, where no step uses it.
         unsafe { self.steps.rank(&results, self.score, from)? };

@@ -2,7 +2,7 @@
 
 use super::element::Element;
 use super::kernels::{self, ConvConfig, Kernel};
-use crate::model::Precision;
+use crate::options::{Fc, Precision};
 use crate::plan::{Step, StepKind};
 
 /// What a choice depends on besides the step.
@@ -14,6 +14,8 @@ pub struct Rules {
     pub multiprocessors: usize,
     /// One order of sums for every batch: no splits of GEMM_K, no GEMV. All tile shapes sum in the same order.
     pub deterministic: bool,
+    /// What computes fully connected layers; `None`, where cuBLASLt is at hand, leaves it to the number of images.
+    pub fc: Option<Fc>,
 }
 
 impl Rules {
@@ -32,6 +34,15 @@ pub struct Launch {
     pub grid: [u32; 3],
     /// Parts that a convolution's GEMM_K is summed in, to be added up by [`reduce`]; 1 for all else.
     pub splits: usize,
+}
+
+/// What runs a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// A kernel of our own.
+    Kernel(Launch),
+    /// cuBLASLt, in whatever algorithm it has for the step's product.
+    CublasLt,
 }
 
 /// A convolution or fully connected layer as a matrix product.
@@ -69,7 +80,19 @@ const SPLITS: [usize; 5] = [1, 2, 4, 8, 16];
 /// Most elements of the splits' partial sums: 64 MB.
 const MAX_PARTIAL: usize = 16 << 20;
 
-/// The launch of `step` for `images` images, at least one.
+/// What runs `step` for `images` images, at least one. Left to itself, a fully connected layer is cuBLASLt's but for few
+/// images, for which a GEMV of ours reads each filter once.
+pub fn route(step: &Step, images: usize, rules: &Rules) -> Route {
+    let linear = matches!(step.kind, StepKind::Linear { .. });
+    let cublaslt = match rules.fc {
+        Some(Fc::CublasLt) => linear,
+        Some(Fc::Own) => false,
+        None => linear && !rules.deterministic && gemv(step, images, rules).is_none(),
+    };
+    if cublaslt { Route::CublasLt } else { Route::Kernel(select(step, images, rules)) }
+}
+
+/// The launch of `step` for `images` images, at least one, by a kernel of our own.
 pub fn select(step: &Step, images: usize, rules: &Rules) -> Launch {
     let element = rules.element();
     let elements = images * step.output.len();
@@ -198,16 +221,18 @@ impl Problem {
 /// The best candidate for a convolution; for a fully connected layer and few images, a GEMV.
 fn product(step: &Step, images: usize, rules: &Rules) -> Launch {
     let problem = Problem::of(step, images).expect("the step has weights");
-    let element = rules.element();
-    if matches!(step.kind, StepKind::Linear { .. })
+    gemv(step, images, rules).unwrap_or_else(|| launch_of(&problem, &problem.candidates(rules)[0]))
+}
+
+/// The GEMV for a fully connected layer and few images; `None` for all else.
+fn gemv(step: &Step, images: usize, rules: &Rules) -> Option<Launch> {
+    let (gemm_k, element) = (step.input.len(), rules.element());
+    let takes = matches!(step.kind, StepKind::Linear { .. })
         && !rules.deterministic
-        && problem.gemm_k.is_multiple_of(16 / element.bytes())
-        && let Some((_, gemv)) = kernels::GEMV.iter().find(|(most, _)| images <= *most)
-    {
-        let blocks = problem.gemm_n.div_ceil(kernels::GEMV_FILTERS);
-        return Launch { kernel: gemv.of(element), grid: [blocks as u32, 1, 1], splits: 1 };
-    }
-    launch_of(&problem, &problem.candidates(rules)[0])
+        && gemm_k.is_multiple_of(16 / element.bytes());
+    let (_, gemv) = kernels::GEMV.iter().find(|(most, _)| takes && images <= *most)?;
+    let blocks = step.output.c.div_ceil(kernels::GEMV_FILTERS);
+    Some(Launch { kernel: gemv.of(element), grid: [blocks as u32, 1, 1], splits: 1 })
 }
 
 /// The launch of a candidate.
@@ -233,7 +258,7 @@ mod tests {
     use crate::plan::Plan;
 
     fn rules(precision: Precision, deterministic: bool) -> Rules {
-        Rules { precision, multiprocessors: 132, deterministic }
+        Rules { precision, multiprocessors: 132, deterministic, fc: None }
     }
 
     fn each_step(mut check: impl FnMut(&Step, usize, &Rules)) {
@@ -281,6 +306,26 @@ mod tests {
             if rules.deterministic {
                 assert_eq!(launch.splits, 1, "{step:?}");
                 assert!(!launch.kernel.name().starts_with("gemv"), "{step:?}");
+            }
+        });
+    }
+
+    /// cuBLASLt takes fully connected layers alone: all of them where it was asked for, those of more than eight images where
+    /// nothing was, and none that must be deterministic or where our own kernels were asked for.
+    #[test]
+    fn cublaslt_is_for_fully_connected_layers() {
+        each_step(|step, images, rules| {
+            let linear = matches!(step.kind, StepKind::Linear { .. });
+            let deterministic = rules.deterministic;
+            for (fc, expected) in [
+                (Some(Fc::Own), false),
+                (None, linear && images > 8 && !deterministic),
+                (Some(Fc::CublasLt), linear), // with deterministic, refused before
+            ] {
+                let rules = Rules { fc, ..*rules };
+                assert_eq!(route(step, images, &rules) == Route::CublasLt, expected, "{rules:?}, {images}, {step:?}");
+                let own = route(step, images, &Rules { fc: Some(Fc::Own), ..rules });
+                assert_eq!(own, Route::Kernel(select(step, images, &rules)));
             }
         });
     }

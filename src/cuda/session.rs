@@ -7,8 +7,8 @@ use cudarc::driver::{CudaEvent, CudaSlice, result};
 
 use super::args::DevicePtr;
 use super::depth::arrange;
+use super::launch::Prepared;
 use super::results::Results;
-use super::select::Launch;
 use super::steps::{Steps, address};
 use super::{Element, Shared, failed, lost};
 use crate::backend::{Activation, Input, Prediction, Score, Session};
@@ -24,8 +24,8 @@ pub struct CudaSession {
     results: Option<CudaSlice<u8>>,
     /// Images of the last run.
     images: usize,
-    /// A launch a step for a number of images, that of the last run.
-    launches: (usize, Vec<Launch>),
+    /// What runs each step for a number of images, that of the last run.
+    prepared: (usize, Vec<Prepared>),
     seed: u64,
     host: Host,
 }
@@ -45,20 +45,17 @@ impl CudaSession {
     pub fn new(shared: Arc<Shared>, plan: Plan) -> Result<Self> {
         let steps = Steps::new(shared, plan, 1, 0)?;
         let done = steps.stream().context().new_event(None).map_err(|e| failed("making an event", e))?;
-        Ok(CudaSession { steps, done, results: None, images: 0, launches: (0, vec![]), seed: 0, host: Host::default() })
+        Ok(CudaSession { steps, done, results: None, images: 0, prepared: (0, vec![]), seed: 0, host: Host::default() })
     }
 
     /// Queues the copy of the input and every step.
     fn enqueue(&mut self, input: Input<'_>) -> Result<()> {
-        if self.launches.0 != self.images {
-            self.launches = (self.images, self.steps.select(self.images));
-        }
-        let launches = &self.launches.1;
+        let prepared = &self.prepared.1;
         let first = self.steps.plan.steps.first().expect("a plan has steps");
         match input {
             Input::Pixels(pixels) => {
                 upload(&self.steps, self.steps.pixels(0), pixels)?;
-                self.steps.preprocess(launches, self.images, 0)?;
+                self.steps.preprocess(prepared, self.images, 0)?;
             }
             // A tensor takes the place of the preprocessing's output.
             Input::Tensor(values) => {
@@ -79,7 +76,7 @@ impl CudaSession {
                 upload(&self.steps, self.steps.output(0), bytes)?;
             }
         }
-        self.steps.forward(launches, self.images, self.seed)
+        self.steps.forward(prepared, self.images, self.seed)
     }
 
     /// Waits for everything queued so far.
@@ -141,6 +138,10 @@ impl Session for CudaSession {
         self.images = input.images(&self.steps.plan)?;
         if self.images == 0 {
             return Ok(());
+        }
+        if self.prepared.0 != self.images {
+            self.prepared = (0, vec![]);
+            self.prepared = (self.images, self.steps.prepare(self.images)?);
         }
         let done = self.enqueue(input).map_err(lost).and_then(|()| self.wait());
         if done.is_err() {

@@ -6,13 +6,16 @@ use cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _};
 
 use super::arena::Layout;
 use super::args::{Addresses, DevicePtr};
+use super::cublaslt::Matmul;
 use super::depth::lowered;
-use super::launch::Launcher;
+use super::element::Element;
+use super::failed;
+use super::launch::{Launcher, Prepared};
 use super::results::Results;
-use super::select::{self, Launch};
-use super::{DeviceLayer, Shared, failed};
+use super::select::{self, Route};
+use super::shared::{DeviceLayer, Shared};
 use crate::backend::Score;
-use crate::plan::{Plan, StepKind};
+use crate::plan::{Plan, Step, StepKind};
 use crate::{Error, Result};
 
 /// A plan as the device runs it, on a stream of its own.
@@ -100,29 +103,59 @@ impl Steps {
         self.address(self.layout.results)
     }
 
-    /// A launch a step for `images` images.
-    pub(super) fn select(&self, images: usize) -> Vec<Launch> {
-        self.plan.steps.iter().map(|step| select::select(step, images, &self.shared.rules)).collect()
+    /// Makes everything ready that a run of `images` images takes.
+    ///
+    /// # Errors
+    /// [`Error::Device`] from cuBLASLt, where it runs a step.
+    pub(super) fn prepare(&self, images: usize) -> Result<Vec<Prepared>> {
+        self.plan.steps.iter().map(|step| self.prepare_step(step, images)).collect()
+    }
+
+    fn prepare_step(&self, step: &Step, images: usize) -> Result<Prepared> {
+        let shared = &self.shared;
+        let own = || Prepared::Kernel(select::select(step, images, &shared.rules));
+        let (Route::CublasLt, StepKind::Linear { weights, .. }) =
+            (select::route(step, images, &shared.rules), step.kind)
+        else {
+            return Ok(own());
+        };
+        let library = shared.cublaslt.as_ref().expect("the rules ask for cuBLASLt only where it is open");
+        let layer = &shared.layers[weights];
+        let bias = match (&layer.rounded_bias, shared.rules.element().of_output(step)) {
+            (Some(bias), Element::F16 | Element::Bf16) => address(bias, self.stream()),
+            _ => address(&layer.bias, self.stream()),
+        };
+        match Matmul::new(library, step, images, &shared.rules, bias)? {
+            Some(matmul) => Ok(Prepared::CublasLt(matmul)),
+            None if shared.rules.fc.is_none() => {
+                shared.note_missing_algorithm(step.layers[0], images);
+                Ok(own())
+            }
+            None => Err(Error::Device(format!(
+                "{library} has no algorithm for {} with {images} images; take another batch size, or say --fc own",
+                step.layers[0]
+            ))),
+        }
     }
 
     /// Queues step 0 on the pixels of slot `slot`.
     ///
     /// # Errors
     /// [`Error::Device`] naming the kernel.
-    pub(super) fn preprocess(&self, launches: &[Launch], images: usize, slot: usize) -> Result<()> {
-        self.start(launches, 0, images, self.pixels(slot), 0)
+    pub(super) fn preprocess(&self, prepared: &[Prepared], images: usize, slot: usize) -> Result<()> {
+        self.start(prepared, 0, images, self.pixels(slot), 0)
     }
 
     /// Queues all steps after the first.
     ///
     /// # Errors
     /// [`Error::Device`] naming the kernel.
-    pub(super) fn forward(&self, launches: &[Launch], images: usize, seed: u64) -> Result<()> {
+    pub(super) fn forward(&self, prepared: &[Prepared], images: usize, seed: u64) -> Result<()> {
         (1..self.plan.steps.len())
-            .try_for_each(|index| self.start(launches, index, images, self.output(index - 1), seed))
+            .try_for_each(|index| self.start(prepared, index, images, self.output(index - 1), seed))
     }
 
-    fn start(&self, launches: &[Launch], index: usize, images: usize, source: DevicePtr, seed: u64) -> Result<()> {
+    fn start(&self, prepared: &[Prepared], index: usize, images: usize, source: DevicePtr, seed: u64) -> Result<()> {
         let step = &self.plan.steps[index];
         let layer = match step.kind {
             StepKind::Conv { weights, .. } | StepKind::Linear { weights, .. } => Some(&self.shared.layers[weights]),
@@ -135,13 +168,14 @@ impl Steps {
             filter: layer.map_or(0, |layer| address(self.filter(layer), stream)),
             bias: layer.map_or(0, |layer| address(&layer.bias, stream)),
             partial: self.address(self.layout.partials[index]),
+            workspace: self.address(self.layout.workspace),
         };
         assert!((1..=self.plan.batch).contains(&images));
         // SAFETY: the arena has room for the step's operands and partial sums for the plan's batch, which bounds `images`; the
-        // layout keeps them apart while the step runs. It is freed in stream order when this is dropped, and layers live as
+        // layout keeps them apart while the step runs, and the workspace to this stream. It is freed in stream order when this is dropped, and layers live as
         // long. Plan::check made sure that windows lie within their inputs and the layer's tensors have the step's shapes;
         // the batch's size was checked against MAX_ELEMENTS. Offsets are multiples of 256, as are allocations.
-        unsafe { self.launcher.launch_step(&launches[index], step, images, &self.shared.rules, seed, &addresses) }
+        unsafe { self.launcher.start(&prepared[index], step, images, &self.shared.rules, seed, &addresses) }
     }
 
     /// Queues the ranking of the logits of `results`' images, after the steps that compute them.

@@ -6,7 +6,7 @@ use super::session::CudaSession;
 use super::{CudaDevice, Shared};
 use crate::Result;
 use crate::backend::{Input, Score, Scored, Session as _};
-use crate::model::Precision;
+use crate::options::Precision;
 use crate::plan::Plan;
 use crate::weights::Weights;
 

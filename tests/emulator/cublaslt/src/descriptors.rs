@@ -79,19 +79,22 @@ impl Layout {
 #[derive(Clone, Copy)]
 pub struct Preference {
     pub workspace: u64,
+    /// `cublasLtReductionScheme_t`s that are allowed, a bit each.
+    pub reductions: u32,
     /// Bytes that A, B, C and D are aligned to at least.
     pub alignment: [u32; 4],
 }
 
 impl Preference {
-    pub const DEFAULT: Preference = Preference { workspace: 0, alignment: [256; 4] };
+    pub const DEFAULT: Preference = Preference { workspace: 0, reductions: 7, alignment: [256; 4] };
 
-    /// Sets a `cublasLtMatmulPreferenceAttributes_t`; those that narrow the choice of algorithms make no difference.
+    /// Sets a `cublasLtMatmulPreferenceAttributes_t`; others that narrow the choice of algorithms make no difference.
     pub fn set(&mut self, attribute: u32, value: In, size: usize) -> Outcome {
         match attribute {
             1 => self.workspace = value.attribute(size)?,
+            3 => self.reductions = value.attribute(size)?,
             5..=8 => self.alignment[attribute as usize - 5] = value.attribute(size)?,
-            0 | 2..=4 | 9..=12 => _ = value.attribute::<u32>(size)?,
+            0 | 2 | 4 | 9..=12 => _ = value.attribute::<u32>(size)?,
             _ => return Err(Status::NOT_SUPPORTED),
         }
         Ok(())

@@ -7,7 +7,7 @@ use crate::problem::{Algorithm, AlgorithmData, Problem};
 use crate::product::Product;
 
 /// Bytes that a workspace is aligned to.
-const WORKSPACE_ALIGNMENT: u64 = 16;
+const WORKSPACE_ALIGNMENT: u64 = 256;
 
 /// `cublasLtMatmulHeuristicResult_t`.
 #[repr(C)]
@@ -61,11 +61,11 @@ fn check(product: &Product, layouts: [Layout; 4], algorithm: &Algorithm) -> Outc
     if fits { Ok(()) } else { Err(Status::INVALID_VALUE) }
 }
 
-/// 10000 * major + 100 * minor, of CUDA 13.0.
+/// 10000 * major + 100 * minor, of CUDA 13.0 unless CUEMU_CUBLASLT_VERSION says otherwise.
 #[unsafe(no_mangle)]
 #[allow(non_snake_case)]
 extern "C" fn cublasLtGetVersion() -> usize {
-    130_000
+    std::env::var("CUEMU_CUBLASLT_VERSION").ok().and_then(|version| version.parse().ok()).unwrap_or(130_000)
 }
 
 exports! {
@@ -173,12 +173,13 @@ exports! {
         let problem = problem(operation, names)?;
         let [layout_a, layout_b, layout_c, layout_d] = names.map(descriptors::layout);
         let algorithm = match algorithm.is_null() {
-            true => Algorithm { workspace: 0, alignment: [1; 4] },
+            true => Algorithm { workspace: 0, in_place: false, alignment: [1; 4] },
             false => Algorithm::read(algorithm.get()?)?,
         };
         let (alpha, beta) = (alpha.get()?, beta.get()?);
         let addresses = [a, b, c, d];
-        let product = Product { problem, alpha, beta, addresses, workspace: (workspace, workspace_bytes) };
+        let workspace = (workspace, workspace_bytes);
+        let product = Product { problem, alpha, beta, addresses, workspace, in_place: algorithm.in_place };
         check(&product, [layout_a?, layout_b?, layout_c?, layout_d?], &algorithm)?;
         driver::enqueue(stream, Box::new(move |memory| product.run(memory)))
     }

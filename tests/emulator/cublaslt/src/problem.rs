@@ -7,6 +7,9 @@ const COMPUTE_32F: u32 = 68;
 const COMPUTE_32F_FAST_TF32: u32 = 77;
 const RELU: u32 = 2;
 const BIAS: u32 = 4;
+/// Of `cublasLtReductionScheme_t`.
+const IN_PLACE: u32 = 1;
+const COMPUTE_TYPE: u32 = 2;
 
 /// Type of a matrix's elements.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -115,17 +118,30 @@ impl Problem {
     /// Algorithms for the preference, the fastest first.
     pub fn algorithms(&self, preference: &Preference) -> Vec<Algorithm> {
         let (m, n, _) = self.sizes();
+        if n > most_columns() {
+            return vec![];
+        }
         let large = (m as u64 * n as u64 * 4).next_multiple_of(256);
-        let fits = |workspace: &u64| *workspace <= preference.workspace;
-        let new = |workspace| Algorithm { workspace, alignment: preference.alignment };
-        [large, 0].into_iter().filter(fits).map(new).collect()
+        let new = |workspace, in_place| Algorithm { workspace, in_place, alignment: preference.alignment };
+        let candidates = [(IN_PLACE, new(0, true)), (COMPUTE_TYPE, new(large, false)), (0, new(0, false))];
+        let allowed = candidates.into_iter().filter(|(reduction, algorithm)| {
+            preference.reductions & reduction == *reduction && algorithm.workspace <= preference.workspace
+        });
+        allowed.map(|(_, algorithm)| algorithm).collect()
     }
+}
+
+/// Columns of D beyond which there is no algorithm.
+fn most_columns() -> usize {
+    std::env::var("CUEMU_CUBLASLT_COLUMNS").ok().and_then(|most| most.parse().ok()).unwrap_or(usize::MAX)
 }
 
 /// What an algorithm needs; its `cublasLtMatmulAlgo_t` holds nothing else.
 pub struct Algorithm {
     /// Bytes.
     pub workspace: u64,
+    /// Whether parts of k are added up in the output, in whatever order they are done.
+    pub in_place: bool,
     /// Bytes that A, B, C and D are aligned to.
     pub alignment: [u32; 4],
 }
@@ -139,13 +155,13 @@ const MAGIC: u64 = 0x656d_7561_6c67_6f31;
 impl Algorithm {
     pub fn data(&self) -> AlgorithmData {
         let [a, b, c, d] = self.alignment.map(u64::from);
-        [MAGIC, self.workspace, a, b, c, d, 0, 0]
+        [MAGIC, self.workspace, a, b, c, d, self.in_place.into(), 0]
     }
 
     /// # Errors
     /// `INVALID_VALUE` for data that no heuristic returned.
     pub fn read(data: AlgorithmData) -> Outcome<Algorithm> {
-        let [MAGIC, workspace, alignment @ .., 0, 0] = data else { return Err(Status::INVALID_VALUE) };
-        Ok(Algorithm { workspace, alignment: alignment.map(|bytes| bytes as u32) })
+        let [MAGIC, workspace, alignment @ .., in_place @ 0..=1, 0] = data else { return Err(Status::INVALID_VALUE) };
+        Ok(Algorithm { workspace, in_place: in_place == 1, alignment: alignment.map(|bytes| bytes as u32) })
     }
 }

@@ -1,10 +1,15 @@
 //! The product itself.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 use crate::driver::{Fault, Memory};
 use crate::problem::{Kind, Matrix, Problem};
+
+/// Runs of in-place algorithms.
+static RUNS: AtomicUsize = AtomicUsize::new(0);
 
 /// A product with its addresses and scalars.
 pub struct Product {
@@ -15,6 +20,8 @@ pub struct Product {
     pub addresses: [u64; 4],
     /// Address and bytes.
     pub workspace: (u64, usize),
+    /// Whether the order of the sums changes from run to run.
+    pub in_place: bool,
 }
 
 impl Product {
@@ -37,15 +44,17 @@ impl Product {
             Some(address) => read(memory, address, &Matrix { columns: 1, step: m, ..d }, false)?,
             None => vec![0.0; m],
         };
+        let backwards = self.in_place && RUNS.fetch_add(1, Ordering::Relaxed) % 2 == 1;
         result.par_chunks_mut(m).zip(right.par_chunks(k)).for_each(|(column, right)| {
             let mut sums = vec![0.0f32; m];
-            for (left, right) in left.chunks(m).zip(right) {
-                sums.iter_mut().zip(left).for_each(|(sum, left)| *sum += left * right);
+            for i in 0..k {
+                let i = if backwards { k - 1 - i } else { i };
+                sums.iter_mut().zip(&left[i * m..][..m]).for_each(|(sum, left)| *sum += left * right[i]);
             }
             for ((value, sum), bias) in column.iter_mut().zip(sums).zip(&bias) {
                 *value = self.alpha * sum + self.beta * *value + bias;
                 // Not `max`, which would hide NaN.
-                if self.problem.relu && *value < 0.0 {
+                if self.problem.relu && (*value < 0.0 || value.is_nan() && relu_drops_nan()) {
                     *value = 0.0;
                 }
             }
@@ -61,6 +70,11 @@ impl Product {
         let (address, bytes) = self.workspace;
         memory.write(address, &vec![0xA5; bytes])
     }
+}
+
+/// Nothing that NVIDIA documents says it does not.
+fn relu_drops_nan() -> bool {
+    std::env::var("CUEMU_CUBLASLT_RELU").is_ok_and(|setting| setting == "drops-nan")
 }
 
 fn address_of_column(start: u64, matrix: &Matrix, column: usize) -> u64 {

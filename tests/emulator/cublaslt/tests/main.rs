@@ -60,6 +60,19 @@ fn sums_in_order() {
     assert_eq!(setup.run().unwrap(), [0.0]);
 }
 
+/// An algorithm that reduces in place is the first choice where nothing forbids it, and gives other bits from run to run.
+#[test]
+fn in_place_reductions_change_order() {
+    let context = context();
+    let setup = Setup::new(&context, Case { sizes: (1, 1, 4), ..PLAIN }, 0);
+    let values = encode(&[2f32.powi(24), 1.0, 1.0, -(2f32.powi(24))], DataType::CUDA_R_32F);
+    unsafe { driver::memcpy_htod_sync(setup.matrices[0].address, &values).unwrap() };
+    unsafe { driver::memcpy_htod_sync(setup.matrices[1].address, &[1.0f32, 1.0, 1.0, 1.0]).unwrap() };
+    setup.prefer(Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, 7u32);
+    let [first, second] = [(); 2].map(|()| setup.run().unwrap()[0]);
+    assert_ne!(first, second);
+}
+
 /// tf32 keeps 10 bits of the mantissa; a tie goes away from zero.
 #[test]
 fn tf32_rounds() {
@@ -95,7 +108,7 @@ fn workspaces_and_alignment() {
     let workspace = unsafe { driver::malloc_sync(512) }.unwrap();
     let at = setup.addresses();
     let invalid = Err(CublasError(Status::CUBLAS_STATUS_INVALID_VALUE));
-    for wrong in [(0, 0), (workspace, 255), (workspace + 8, 256), (0, 256)] {
+    for wrong in [(0, 0), (workspace, 255), (workspace + 128, 256), (0, 256)] {
         assert_eq!(setup.run_with(&found, at, wrong), invalid, "{wrong:?}");
     }
     for i in [0, 1, 3] {

@@ -171,7 +171,9 @@ impl Setup {
         let layouts = [0, 1, 2, 3].map(|i| matrices[i].layout());
         let (handle, preference) = (lt::create_handle().unwrap(), lt::create_matmul_pref().unwrap());
         let stream = context.new_stream().unwrap();
-        Setup { case, matrices, layouts, bias, handle, operation, preference, stream }
+        let setup = Setup { case, matrices, layouts, bias, handle, operation, preference, stream };
+        setup.prefer(Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, 2u32);
+        setup
     }
 
     pub fn prefer<T>(&self, attribute: Preference, value: T) {

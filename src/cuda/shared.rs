@@ -1,0 +1,159 @@
+//! A network's weights on a device, and what all its sessions compute by.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::driver::{CudaSlice, DeviceRepr};
+
+use super::cublaslt::{CublasLt, Unusable, encode_bias};
+use super::depth::Depth;
+use super::element::{Element, encode_filter};
+use super::launch::Launcher;
+use super::select::Rules;
+use super::watch::Watch;
+use super::wide::Wide;
+use super::{CudaDevice, Settings, failed};
+use crate::net::{Network, Op};
+use crate::options::Fc;
+use crate::weights::Weights;
+use crate::{Error, Result};
+
+/// What every session needs.
+pub(super) struct Shared {
+    pub launcher: Launcher,
+    pub rules: Rules,
+    /// Where fully connected layers may be its.
+    pub cublaslt: Option<Arc<CublasLt>>,
+    /// Why they are not, where they might have been.
+    why_not: Option<String>,
+    /// Layers and numbers of images for which cuBLASLt had no algorithm, and our own kernels stepped in.
+    without_algorithm: Mutex<BTreeSet<(&'static str, usize)>>,
+    pub network: Network,
+    /// How the first convolution is rearranged, where it is.
+    pub depth: Option<Depth>,
+    pub layers: Vec<DeviceLayer>,
+    pub watch: Arc<Watch>,
+    /// For what a narrow precision cannot hold; `None` in float32.
+    pub wide: Option<Wide>,
+}
+
+/// A weighted layer on the device.
+pub(super) struct DeviceLayer {
+    /// (K, R, S, C / groups), elements and rows as [`encode_filter`] gives them; of a fully connected layer (K, C).
+    pub filter: CudaSlice<u8>,
+    /// The same for the rearranged input, of the first convolution.
+    pub depth_filter: Option<CudaSlice<u8>>,
+    /// (K).
+    pub bias: CudaSlice<f32>,
+    /// The same in the type of activations, of a fully connected layer that cuBLASLt may compute, where that is not float32.
+    pub rounded_bias: Option<CudaSlice<u8>>,
+}
+
+impl Shared {
+    /// Uploads `weights`.
+    ///
+    /// # Errors
+    /// Those of [`CudaBackend::new`](super::CudaBackend::new).
+    pub fn new(weights: &Weights, device: &CudaDevice, settings: Settings) -> Result<Self> {
+        let Settings { precision, deterministic, fc, patience } = settings;
+        Fc::check(fc, deterministic)?;
+        let launcher = Launcher::new(device, precision)?;
+        let rules = Rules { precision, multiprocessors: device.multiprocessors(), deterministic, fc };
+        let opened = match fc {
+            _ if deterministic => Err(None),
+            Some(Fc::Own) => Err(None),
+            Some(Fc::CublasLt) | None => open_cublaslt(device, weights, &launcher, &rules)?.map_err(Some),
+        };
+        let (cublaslt, why_not) = match opened {
+            Ok(library) => (Some(library), None),
+            Err(Some(Unusable { reason, fix })) if fc == Some(Fc::CublasLt) => {
+                return Err(Error::Device(format!("cuBLASLt cannot be used: {reason}; {fix}")));
+            }
+            Err(unusable) => (None, unusable.map(|unusable| unusable.reason)),
+        };
+        let rules = Rules { fc: if cublaslt.is_some() { fc } else { Some(Fc::Own) }, ..rules };
+        let network = weights.network().clone();
+        let weighted = network.nodes.iter().filter(|n| n.weight_shape().is_some());
+        let depth = Depth::of(&network, precision);
+        let layers = weighted.zip(weights.layers()).enumerate().map(|(index, (node, layer))| {
+            let taps = match node.layer.op {
+                Op::Conv(conv) => conv.kernel * conv.kernel,
+                _ => node.input.h * node.input.w,
+            };
+            let layer = layer.clone().channels_last(taps);
+            let upload = |filter: &[f32]| {
+                let gemm_k = filter.len() / layer.bias.len();
+                to_device(&launcher, &encode_filter(precision, node.layer.name, filter, gemm_k)?)
+            };
+            let rearranged = depth.filter(|_| index == 0).map(|depth| upload(&depth.filter(&layer.weight)));
+            let linear = matches!(node.layer.op, Op::Linear { .. });
+            let rounds = linear && cublaslt.is_some() && rules.element() != Element::F32;
+            let rounded_bias = rounds.then(|| to_device(&launcher, &rules.element().encode(&layer.bias)));
+            Ok(DeviceLayer {
+                filter: upload(&layer.weight)?,
+                depth_filter: rearranged.transpose()?,
+                bias: to_device(&launcher, &layer.bias)?,
+                rounded_bias: rounded_bias.transpose()?,
+            })
+        });
+        let layers = layers.collect::<Result<_>>()?;
+        let watch = Arc::new(Watch::new(patience));
+        let without_algorithm = Mutex::default();
+        Ok(Shared { launcher, rules, cublaslt, why_not, without_algorithm, network, depth, layers, watch, wide: None })
+    }
+
+    pub fn note_missing_algorithm(&self, layer: &'static str, images: usize) {
+        self.without_algorithm.lock().unwrap_or_else(PoisonError::into_inner).insert((layer, images));
+    }
+
+    /// What computes fully connected layers, in words.
+    pub fn fully_connected(&self) -> String {
+        let Some(library) = &self.cublaslt else {
+            let reason = self.why_not.as_ref().map(|reason| format!(" ({reason})"));
+            return format!("own kernels{}", reason.unwrap_or_default());
+        };
+        let layers = self.without_algorithm.lock().unwrap_or_else(PoisonError::into_inner);
+        let layers: Vec<_> = layers.iter().map(|(layer, images)| format!("{layer} with {images}")).collect();
+        match layers.is_empty() {
+            true => library.to_string(),
+            false => format!("{library} but for {} images, which it has no algorithm for", layers.join(", ")),
+        }
+    }
+}
+
+/// cuBLASLt for the layers of `weights`.
+///
+/// # Errors
+/// Those of the device; where the library cannot be used, why.
+fn open_cublaslt(
+    device: &CudaDevice,
+    weights: &Weights,
+    launcher: &Launcher,
+    rules: &Rules,
+) -> Result<Result<Arc<CublasLt>, Unusable>> {
+    let weighted = weights.network().nodes.iter().filter(|n| n.weight_shape().is_some());
+    for (node, layer) in weighted.zip(weights.layers()).filter(|(node, _)| matches!(node.layer.op, Op::Linear { .. })) {
+        if let Err(unusable) = encode_bias(rules.element(), node.layer.name, &layer.bias) {
+            return Ok(Err(unusable));
+        }
+    }
+    let library = match CublasLt::open(device) {
+        Ok(library) => Arc::new(library),
+        Err(unusable) => return Ok(Err(unusable)),
+    };
+    if library.keeps_nan(launcher, rules)? {
+        return Ok(Ok(library));
+    }
+    let reason = format!("the ReLU of {library} turns NaN to 0, which would hide an overflow");
+    Ok(Err(Unusable { reason, fix: "say --fc own" }))
+}
+
+/// Uploads `values`, and waits until they are there.
+pub(super) fn to_device<T: DeviceRepr>(launcher: &Launcher, values: &[T]) -> Result<CudaSlice<T>> {
+    let stream = launcher.own_stream();
+    let uploaded = stream.clone_htod(values).and_then(|slice| stream.synchronize().map(|()| slice));
+    uploaded.map_err(|e| {
+        launcher.settle(); // the values are the caller's again
+        failed("uploading weights", e)
+    })
+}

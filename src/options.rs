@@ -1,0 +1,126 @@
+//! [`Options`]: where and in what a model computes.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::net::Variant;
+use crate::{Error, Result};
+
+/// How to load a model. The default takes everything from the checkpoint.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The variant, where the checkpoint does not tell.
+    pub variant: Option<&'static Variant>,
+    /// Where to run.
+    pub device: Device,
+    /// What to compute in.
+    pub precision: Precision,
+    /// Logits whose bits do not depend on the batch that an image is in, at some cost in speed for small batches.
+    pub deterministic: bool,
+    /// What computes fully connected layers on a GPU. `None` takes cuBLASLt for more than eight images where its library is
+    /// found, else this crate's own kernels; those alone with `deterministic`.
+    pub fc: Option<Fc>,
+    /// Side of the square input; the variant's own where `None`.
+    pub input_size: Option<usize>,
+    /// CPU threads; all of them where `None`.
+    pub threads: Option<NonZeroUsize>,
+    /// Longest time that a GPU may take for a batch before it is given up; a minute where `None`.
+    pub patience: Option<Duration>,
+    /// A file with one class name a line.
+    pub labels: Option<PathBuf>,
+}
+
+/// Where a model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// The best device there is.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA device with this number.
+    Cuda(usize),
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Device::Auto),
+            "cpu" => Ok(Device::Cpu),
+            "cuda" => Ok(Device::Cuda(0)),
+            _ => {
+                let ordinal = text.strip_prefix("cuda:").and_then(|n| n.parse().ok());
+                ordinal
+                    .map(Device::Cuda)
+                    .ok_or_else(|| Error::Usage(format!("no device is called '{text}'; say auto, cpu, cuda or cuda:N")))
+            }
+        }
+    }
+}
+
+/// What a model computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// IEEE single precision.
+    #[default]
+    Float32,
+    /// Single precision with products rounded to 10 bits: tensor cores only.
+    Tf32,
+    /// Half precision with single-precision sums.
+    Float16,
+    /// bfloat16 with single-precision sums.
+    Bfloat16,
+}
+
+impl Precision {
+    /// Every precision.
+    pub const ALL: [Precision; 4] = [Precision::Float32, Precision::Tf32, Precision::Float16, Precision::Bfloat16];
+
+    /// PyTorch's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::Float32 => "float32",
+            Precision::Tf32 => "tf32",
+            Precision::Float16 => "float16",
+            Precision::Bfloat16 => "bfloat16",
+        }
+    }
+}
+
+/// What computes fully connected layers on a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fc {
+    /// NVIDIA's cuBLASLt, whatever the number of images.
+    CublasLt,
+    /// This crate's own kernels.
+    Own,
+}
+
+impl Fc {
+    /// Both.
+    pub const ALL: [Fc; 2] = [Fc::CublasLt, Fc::Own];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Fc::CublasLt => "cublaslt",
+            Fc::Own => "own",
+        }
+    }
+
+    /// Refuses what cannot be had together.
+    pub fn check(fc: Option<Fc>, deterministic: bool) -> Result<()> {
+        if fc == Some(Fc::CublasLt) && deterministic {
+            return Err(Error::Usage(
+                "cuBLASLt's algorithms sum in another order for another batch, so that nothing is deterministic with it; \
+                 leave --deterministic out, or say --fc own"
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+}
