@@ -1,5 +1,6 @@
 //! The integration suite, one module a subject.
 
+mod batches;
 mod cases;
 mod cli;
 mod cublaslt;

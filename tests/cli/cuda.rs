@@ -15,6 +15,13 @@ fn cuda_labels_the_samples_in_float16() {
     label_the_samples("float16", 1e-2);
 }
 
+#[test]
+#[ignore = "seconds for both checkpoints, run by .ci/run"]
+fn cuda_labels_the_samples_in_tf32_and_bfloat16() {
+    label_the_samples("tf32", 1e-2);
+    label_the_samples("bfloat16", 5e-2);
+}
+
 fn label_the_samples(precision: &str, tolerance: f64) {
     for checkpoint in ["shapes.safetensors", "shapes-paper.safetensors"] {
         let path = format!("samples/{checkpoint}");
