@@ -4,6 +4,7 @@ mod cases;
 mod cli;
 mod device;
 mod dropout;
+mod fused;
 mod golden;
 mod guards;
 mod images;

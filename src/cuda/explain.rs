@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use super::depth::{Depth, lowered};
+use super::fuse::fused;
 use super::kernels::ConvConfig;
 use super::select::{self, Problem, Rules};
 use crate::Result;
@@ -17,6 +18,7 @@ use crate::plan::{Plan, Step};
 /// [`Error::Usage`](crate::Error::Usage) for a batch of 0.
 pub fn explain(network: &Network, images: usize, rules: &Rules) -> Result<String> {
     let plan = lowered(Depth::of(network, rules.precision), Plan::new(network, images, &[])?);
+    let plan = fused(plan, rules);
     let mut text = format!(
         "{}, {images} image{}, {}{}, {} multiprocessors; cycles are modelled\n",
         network.variant.name,

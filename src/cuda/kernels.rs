@@ -2,6 +2,7 @@
 
 use super::element::Element;
 use crate::model::Precision;
+use crate::net::Pool;
 
 macro_rules! kernels {
     ($($kernel:ident $name:literal in $module:literal, $threads:literal threads;)+) => {
@@ -88,6 +89,15 @@ kernels! {
     LrnF32 "lrn_f32" in "lrn", 256 threads;
     LrnF16 "lrn_f16" in "lrn", 256 threads;
     LrnBf16 "lrn_bf16" in "lrn", 256 threads;
+    LrnVectorF32 "lrn_vector_f32" in "lrn", 256 threads;
+    LrnVectorF16 "lrn_vector_f16" in "lrn", 256 threads;
+    LrnVectorBf16 "lrn_vector_bf16" in "lrn", 256 threads;
+    LrnMaxPoolF32 "lrn_max_pool_f32" in "lrn_pool", 256 threads;
+    LrnMaxPoolF16 "lrn_max_pool_f16" in "lrn_pool", 256 threads;
+    LrnMaxPoolBf16 "lrn_max_pool_bf16" in "lrn_pool", 256 threads;
+    MaxPoolLrnF32 "max_pool_lrn_f32" in "lrn_pool", 256 threads;
+    MaxPoolLrnF16 "max_pool_lrn_f16" in "lrn_pool", 256 threads;
+    MaxPoolLrnBf16 "max_pool_lrn_bf16" in "lrn_pool", 256 threads;
     PreprocessF32 "preprocess_f32" in "preprocess", 256 threads;
     PreprocessF16 "preprocess_f16" in "preprocess", 256 threads;
     PreprocessBf16 "preprocess_bf16" in "preprocess", 256 threads;
@@ -138,6 +148,9 @@ by_element! {
     MAX_POOL_VECTOR: MaxPoolVectorF32 MaxPoolVectorF16 MaxPoolVectorBf16;
     ADAPTIVE_AVG_POOL: AdaptiveAvgPoolF32 AdaptiveAvgPoolF16 AdaptiveAvgPoolBf16;
     LRN: LrnF32 LrnF16 LrnBf16;
+    LRN_VECTOR: LrnVectorF32 LrnVectorF16 LrnVectorBf16;
+    LRN_MAX_POOL: LrnMaxPoolF32 LrnMaxPoolF16 LrnMaxPoolBf16;
+    MAX_POOL_LRN: MaxPoolLrnF32 MaxPoolLrnF16 MaxPoolLrnBf16;
     PREPROCESS: PreprocessF32 PreprocessF16 PreprocessBf16;
     SPACE_TO_DEPTH: SpaceToDepthF32 SpaceToDepthF16 SpaceToDepthBf16;
     DROPOUT: DropoutF32 DropoutF16 DropoutBf16;
@@ -152,6 +165,15 @@ pub(super) const GEMV: [(usize, ByElement); 4] = [
 ];
 /// Filters a block of a GEMV.
 pub(super) const GEMV_FILTERS: usize = 32;
+
+/// Channels of the LRN window of the kernels that take vectors.
+pub(super) const LRN_VECTOR_SIZE: usize = 5;
+/// The pool of the kernels that have one fused.
+pub(super) const FUSED_POOL: Pool = Pool { kernel: 3, stride: 2 };
+/// Rows and columns of the output, and vectors of channels, a block of LRN + max pool.
+pub(super) const LRN_MAX_POOL_TILE: [usize; 3] = [7, 7, 4];
+/// Vectors of the output a block of max pool + LRN.
+pub(super) const MAX_POOL_LRN_VECTORS: usize = 254;
 
 /// A convolution kernel and its tile: output pixels and filters a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,6 +8,7 @@ mod depth;
 mod device;
 mod element;
 mod explain;
+pub mod fuse;
 pub mod kernels;
 mod launch;
 pub mod select;

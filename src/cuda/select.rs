@@ -3,6 +3,7 @@
 use super::element::Element;
 use super::kernels::{self, ConvConfig, Kernel};
 use crate::model::Precision;
+use crate::net::{Lrn, Shape};
 use crate::plan::{Step, StepKind};
 
 /// What a choice depends on besides the step.
@@ -80,14 +81,33 @@ pub fn select(step: &Step, images: usize, rules: &Rules) -> Launch {
             elementwise(kernels::SPACE_TO_DEPTH.of(element), elements / vector)
         }
         StepKind::Conv { .. } | StepKind::Linear { .. } => product(step, images, rules),
+        StepKind::Lrn(lrn) if takes_vectors(&lrn, step.output.c, element) => {
+            elementwise(kernels::LRN_VECTOR.of(element), elements / vector)
+        }
         StepKind::Lrn(_) => elementwise(kernels::LRN.of(element), elements),
         StepKind::MaxPool(_) if step.output.c.is_multiple_of(vector) => {
             elementwise(kernels::MAX_POOL_VECTOR.of(element), elements / vector)
         }
         StepKind::MaxPool(_) => elementwise(kernels::MAX_POOL.of(element), elements),
+        StepKind::LrnMaxPool(..) => {
+            let Shape { h, w, c } = step.output;
+            let [rows, columns, vectors] = kernels::LRN_MAX_POOL_TILE;
+            let tiles = h.div_ceil(rows) * w.div_ceil(columns) * (c / vector).div_ceil(vectors);
+            striding(kernels::LRN_MAX_POOL.of(element), images * tiles)
+        }
+        StepKind::MaxPoolLrn(..) => {
+            let blocks = (elements / vector).div_ceil(kernels::MAX_POOL_LRN_VECTORS);
+            striding(kernels::MAX_POOL_LRN.of(element), blocks)
+        }
         StepKind::AvgPool => elementwise(kernels::ADAPTIVE_AVG_POOL.of(element), elements),
         StepKind::Dropout { .. } => elementwise(kernels::DROPOUT.of(element), elements.div_ceil(DROPOUT_ELEMENTS)),
     }
+}
+
+/// Whether LRN of `channels` can go 16 bytes of channels at a time.
+pub(super) fn takes_vectors(lrn: &Lrn, channels: usize, element: Element) -> bool {
+    let tower = channels / lrn.scope.towers();
+    lrn.size == kernels::LRN_VECTOR_SIZE && tower.is_multiple_of(16 / element.bytes())
 }
 
 /// The launch that adds up what the splits of a convolution `step` summed.
@@ -222,13 +242,18 @@ pub fn launch_of(problem: &Problem, candidate: &Candidate) -> Launch {
 }
 
 fn elementwise(kernel: Kernel, threads: usize) -> Launch {
-    let blocks = threads.div_ceil(kernel.threads() as usize).min(MAX_ELEMENTWISE_BLOCKS);
-    Launch { kernel, grid: [blocks as u32, 1, 1], splits: 1 }
+    striding(kernel, threads.div_ceil(kernel.threads() as usize))
+}
+
+/// A launch of a kernel whose blocks stride over what is left where there are fewer than `blocks`.
+fn striding(kernel: Kernel, blocks: usize) -> Launch {
+    Launch { kernel, grid: [blocks.min(MAX_ELEMENTWISE_BLOCKS) as u32, 1, 1], splits: 1 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cuda::fuse::fused;
     use crate::net::{Network, VARIANTS};
     use crate::plan::Plan;
 
@@ -241,8 +266,10 @@ mod tests {
             let network = Network::published(variant, 1000).unwrap();
             for precision in Precision::ALL {
                 for (images, deterministic) in [1, 2, 3, 8, 33, 256, 1024].map(|n| [(n, false), (n, true)]).concat() {
-                    for step in &Plan::train(&network, images, &[]).unwrap().steps {
-                        check(step, images, &rules(precision, deterministic));
+                    let rules = rules(precision, deterministic);
+                    let plan = Plan::train(&network, images, &[]).unwrap();
+                    for step in plan.steps.iter().chain(&fused(plan.clone(), &rules).steps) {
+                        check(step, images, &rules);
                     }
                 }
             }
@@ -266,7 +293,11 @@ mod tests {
                 None if name.starts_with("gemv") => x * kernels::GEMV_FILTERS * images,
                 None if x == MAX_ELEMENTWISE_BLOCKS => return, // threads stride over the rest
                 None if name.starts_with("dropout") => x * threads * DROPOUT_ELEMENTS,
-                None if name.starts_with("max_pool_vector") => x * threads * vector,
+                None if name.starts_with("max_pool_vector") || name.starts_with("lrn_vector") => x * threads * vector,
+                None if name.starts_with("max_pool_lrn") => x * kernels::MAX_POOL_LRN_VECTORS * vector,
+                None if name.starts_with("lrn_max_pool") => {
+                    x * kernels::LRN_MAX_POOL_TILE.iter().product::<usize>() * vector
+                }
                 None => x * threads,
             };
             assert!(covered >= elements, "{step:?} {launch:?}");

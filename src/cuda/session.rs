@@ -7,6 +7,7 @@ use cudarc::driver::{CudaSlice, DevicePtr as _, DeviceRepr};
 
 use super::args::{Addresses, DevicePtr, TopKArgs};
 use super::depth::{arrange, lowered};
+use super::fuse::fused;
 use super::launch::Launcher;
 use super::select::{self, Launch};
 use super::{DeviceLayer, Element, Shared, failed, lost};
@@ -55,7 +56,7 @@ const MAX_ELEMENTS: usize = i32::MAX as usize - 128;
 impl CudaSession {
     pub fn new(shared: Arc<Shared>, plan: Plan) -> Result<Self> {
         let rules = shared.rules;
-        let plan = lowered(shared.depth, plan);
+        let plan = fused(lowered(shared.depth, plan), &rules);
         let largest = plan.buffers.iter().max().copied().unwrap_or(0);
         if plan.batch.saturating_mul(largest) > MAX_ELEMENTS {
             return Err(Error::Usage(match MAX_ELEMENTS / largest {
