@@ -1,10 +1,10 @@
 //! Fused kernels against the separate ones that they stand for: bit for bit, on guarded memory, at random shapes.
 
 use alexnet::backend::{Backend, Input};
-use alexnet::cuda::kernels::Kernel;
+use alexnet::cuda::kernels::{ConvConfig, Kernel};
 use alexnet::cuda::select::{self, Launch};
-use alexnet::cuda::{CudaBackend, Element, Launcher, fuse};
-use alexnet::net::{Lrn, LrnScope, Network, Parameter, Pool, Shape, VARIANTS};
+use alexnet::cuda::{CudaBackend, Element, Launcher, Rules, encode_filter, fuse};
+use alexnet::net::{Conv, Lrn, LrnScope, Network, Parameter, Pool, Shape, VARIANTS};
 use alexnet::plan::{Plan, Step, StepKind};
 use alexnet::weights::{LayerWeights, Weights, seeded};
 use rand::{Rng, RngExt, SeedableRng};
@@ -22,6 +22,7 @@ const SHAPES: u64 = 200;
 
 on_every_precision! {
     lrn_and_pools
+    convolutions_and_pools
     networks
 }
 
@@ -90,9 +91,61 @@ fn lrn_and_pools(on: Target) {
     }
 }
 
+/// Convolutions of images that fit a tile. For float32 there is no such kernel.
+fn convolutions_and_pools(on: Target) {
+    let rules = on.rules();
+    let Some(config) = ConvConfig::pooled(on.precision) else { return };
+    let launcher = Launcher::new(device::cuda(), on.precision).unwrap();
+    for seed in 0..SHAPES {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let (groups, chunk) = (rng.random_range(1..=3), config.channels);
+        let (kernel, stride, padding) = (rng.random_range(1..=5), rng.random_range(1..=2), rng.random_range(0..=2));
+        let conv = Conv { groups, out_channels: 0, kernel, stride, padding };
+        // Up to the largest image that fits, now and then just that, and the published one.
+        let (h, w) = match rng.random_range(0..8) {
+            0 => (13, 13),
+            1 => (config.block_m / 12, 12),
+            _ => (rng.random_range(3..=13), rng.random_range(3..=13)),
+        };
+        let side = |outputs: usize| ((outputs - 1) * stride + kernel).saturating_sub(2 * padding).max(1);
+        let input = Shape { h: side(h), w: side(w), c: groups * chunk * rng.random_range(1..=3) };
+        // Where padding alone holds a window there are more outputs.
+        let count = |size: usize| (size + 2 * padding - kernel) / stride + 1;
+        let filters = 16 / on.element().bytes() * if rng.random_ratio(1, 4) { 17 } else { rng.random_range(1..=5) };
+        let output = Shape { h: count(input.h), w: count(input.w), c: groups * filters };
+        if output.h * output.w > config.block_m {
+            continue;
+        }
+        let first = step(StepKind::Conv { conv, weights: 0, relu: rng.random(), unpooled: None }, input, output);
+        let second = step(StepKind::MaxPool(POOL), output, pooled(output));
+        let images = rng.random_range(1..=on.images());
+        let source = values(on, &mut rng, images * input.len(), 1.0, seed % 2 == 1);
+        let gemm_k = kernel * kernel * input.c / groups;
+        let filter = values(on, &mut rng, output.c * gemm_k, 1.0, false);
+        let filter = encode_filter(on.precision, "layer", &filter, gemm_k).unwrap();
+        let operands = Operands {
+            source: Guarded::new(&launcher, "input", on.element(), &source),
+            filter: Guarded::with_bytes(&launcher, "filter", on.element(), &filter),
+            bias: Guarded::new(&launcher, "bias", Element::F32, &values(on, &mut rng, output.c, 1.0, false)),
+        };
+        let what = format!("seed {seed}, {images} images, {first:?}");
+        agree(&launcher, on, &what, images, &operands, [&first, &second]);
+        operands.checked(&what, &source);
+        // Not for a pixel more than a tile has rows, nor where a group ends within a vector.
+        let wide = Shape { h: config.block_m / output.w + 1, ..output };
+        let odd = Shape { c: output.c + groups, ..output };
+        for shape in [wide, odd] {
+            let first = Step { output: shape, ..first.clone() };
+            let second = step(StepKind::MaxPool(POOL), shape, pooled(shape));
+            assert_eq!(fuse::pair(&first, &second, &rules), None, "{what}");
+        }
+    }
+}
+
 /// The two steps one after the other give the bits that they give as one, whatever its grid.
 fn agree(launcher: &Launcher, on: Target, what: &str, images: usize, operands: &Operands, steps: [&Step; 2]) {
-    let rules = on.rules();
+    // Without splits, which add up in another order.
+    let rules = Rules { deterministic: true, ..on.rules() };
     let run = |step: &Step, operands: &Operands| {
         operands.run(launcher, on, step, images, &select::select(step, images, &rules), what)
     };

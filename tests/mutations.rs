@@ -26,7 +26,7 @@ struct Mutation {
 const CONV: &str = "conv/conv_mma.cuh";
 const CONV_F16: &str = "conv/conv_f16.cu";
 
-const MUTATIONS: [Mutation; 26] = [
+const MUTATIONS: [Mutation; 30] = [
     Mutation {
         name: "dropped k",
         file: CONV,
@@ -44,8 +44,8 @@ const MUTATIONS: [Mutation; 26] = [
     Mutation {
         name: "swapped group",
         file: CONV,
-        before: "args.c + group * group_c);",
-        after: "args.c + (args.groups - 1 - group) * group_c);",
+        before: "args.c + group * group_c;",
+        after: "args.c + (args.groups - 1 - group) * group_c;",
         source: CONV_F16,
     },
     Mutation {
@@ -86,8 +86,8 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
     Mutation {
         name: "wrong swizzle",
         file: CONV,
-        before: "b_rows[kk] = C::B_TILE + swizzled(column + lane / 16 * 8 + lane % 8, kk * 2 + lane / 8 % 2);",
-        after: "b_rows[kk] = C::B_TILE + swizzled(column + lane / 16 * 8 + lane % 8, kk * 2 + lane / 8 % 2 ^ lane / 16);",
+        before: "b_row = C::B_TILE + swizzled(column + lane / 16 * 8 + lane % 8, lane / 8 % 2);",
+        after: "b_row = C::B_TILE + swizzled(column + lane / 16 * 8 + lane % 8, lane / 8 % 2 ^ lane / 16);",
         source: CONV_F16,
     },
     Mutation {
@@ -196,6 +196,34 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         source: CONV_F16,
     },
     Mutation {
+        name: "pool in a convolution off by one",
+        file: CONV,
+        before: "corner + (r * args.q + s) * PITCH",
+        after: "corner + (r * args.q + min(s, 1)) * PITCH",
+        source: CONV_F16,
+    },
+    Mutation {
+        name: "pooled output of the wrong group",
+        file: CONV,
+        before: "p_count * q_count * args.k + group * group_k + block_n;",
+        after: "p_count * q_count * args.k + (args.groups - 1 - group) * group_k + block_n;",
+        source: CONV_F16,
+    },
+    Mutation {
+        name: "pooled output of the wrong turn",
+        file: CONV,
+        before: "output + size_t(pixel) * args.k + turn + column",
+        after: "output + size_t(pixel) * args.k + (C::BLOCK_N - TURN_COLUMNS - turn) + column",
+        source: CONV_F16,
+    },
+    Mutation {
+        name: "pooled images overlap",
+        file: CONV,
+        before: "block_rows = C::KIND == POOLED ? pixels : C::BLOCK_M;",
+        after: "block_rows = C::KIND == POOLED ? pixels - 1 : C::BLOCK_M;",
+        source: CONV_F16,
+    },
+    Mutation {
         name: "GEMV drops the last chunk",
         file: "fc/gemv.cu",
         before: "c < args.c; c += 32 * CHUNK",
@@ -287,6 +315,8 @@ fn every_barrier_and_wait_is_missed() {
             ("conv_f16_64x64", "cp.async.wait_group"),
             ("conv_f16_gather", "bar.sync"),
             ("conv_f16_gather", "cp.async.wait_group"),
+            ("conv_f16_pool", "bar.sync"),
+            ("conv_f16_pool", "cp.async.wait_group"),
             ("lrn_max_pool_f16", "bar.sync"),
             ("max_pool_lrn_f16", "bar.sync"),
             ("softmax_topk_f32", "bar.sync"),

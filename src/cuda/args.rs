@@ -182,7 +182,7 @@ impl ConvArgs {
         splits: usize,
         addresses: &Addresses,
     ) -> Self {
-        let to = step.output;
+        let to = step.unpooled();
         ConvArgs {
             input: addresses.source,
             filter: addresses.filter,

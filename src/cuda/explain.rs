@@ -4,12 +4,12 @@
 use std::fmt::Write;
 
 use super::depth::{Depth, lowered};
-use super::fuse::fused;
+use super::fuse::{self, fused};
 use super::kernels::ConvConfig;
 use super::select::{self, Problem, Rules};
 use crate::Result;
 use crate::net::Network;
-use crate::plan::{Plan, Step};
+use crate::plan::{Plan, Step, StepKind};
 
 /// A paragraph a step of `network` for `images` images: problem, launch, and what spoke for it. Cycles are modelled, an
 /// order among candidates.
@@ -27,8 +27,16 @@ pub fn explain(network: &Network, images: usize, rules: &Rules) -> Result<String
         if rules.deterministic { ", deterministic" } else { "" },
         rules.multiprocessors
     );
-    for step in &plan.steps {
+    for (index, step) in plan.steps.iter().enumerate() {
         explain_step(&mut text, step, images, rules).expect("writing to a String");
+        if let Some(next) = plan.steps.get(index + 1)
+            && fuse::pair(step, next, rules).is_some()
+            && let Some([fused, separate]) = select::pool_cycles(step, images, rules)
+        {
+            let pool = next.layers.join(" + ");
+            writeln!(text, "    not with {pool} in one kernel: cycles {fused:.0}, in two {separate:.0}")
+                .expect("to a String");
+        }
     }
     Ok(text)
 }
@@ -39,9 +47,20 @@ fn explain_step(text: &mut String, step: &Step, images: usize, rules: &Rules) ->
     let [x, y, z] = launch.grid;
     let threads = launch.kernel.threads();
     writeln!(text, "    {}, {x} x {y} x {z} blocks of {threads} threads", launch.kernel.name())?;
+    if matches!(step.kind, StepKind::LrnMaxPool(_) | StepKind::MaxPoolLrn(_)) {
+        writeln!(
+            text,
+            "    in one kernel, since a tower's channels are whole vectors: nothing is stored between the two"
+        )?;
+    }
     let Some(problem) = Problem::of(step, images) else { return Ok(()) };
     let Problem { gemm_m, gemm_n, gemm_k, groups, channels } = problem;
     writeln!(text, "    GEMM_M {gemm_m}, GEMM_N {gemm_n}, GEMM_K {gemm_k}, groups {groups}")?;
+    if matches!(step.kind, StepKind::Conv { unpooled: Some(_), .. })
+        && let Some([fused, separate]) = select::pool_cycles(step, images, rules)
+    {
+        return writeln!(text, "    cycles: {fused:.0}, with a kernel of its own for the pool {separate:.0}");
+    }
     let candidates = problem.candidates(rules);
     if !candidates.iter().any(|c| c.config.kernel == launch.kernel) {
         return writeln!(text, "    a GEMV, which reads each filter once, for up to eight images");

@@ -5,12 +5,12 @@ use super::kernels::FUSED_POOL;
 use super::select::{self, Rules};
 use crate::plan::{Plan, Step, StepKind, assign_buffers};
 
-/// `plan` with steps fused where that is possible and, by the model, faster. A step whose output is kept stays as it is, and
-/// so does the last one.
+/// `plan` with steps fused where that is possible and, by the model, faster for a full batch. A step whose output is kept
+/// stays as it is, and so does the last one.
 pub fn fused(mut plan: Plan, rules: &Rules) -> Plan {
     let mut steps: Vec<Step> = vec![];
     for step in plan.steps {
-        match steps.last_mut().and_then(|last| Some((pair(last, &step, rules)?, last))) {
+        match steps.last_mut().and_then(|last| Some((faster(last, &step, plan.batch, rules)?, last))) {
             Some((both, last)) => *last = both,
             None => steps.push(step),
         }
@@ -20,6 +20,13 @@ pub fn fused(mut plan: Plan, rules: &Rules) -> Plan {
     plan
 }
 
+/// [`pair`], unless two kernels are faster: a convolution that pools has tiles of whole images, and no splits.
+fn faster(first: &Step, second: &Step, images: usize, rules: &Rules) -> Option<Step> {
+    let both = pair(first, second, rules)?;
+    let [fused, separate] = select::pool_cycles(first, images, rules).unwrap_or_default();
+    (fused <= separate).then_some(both)
+}
+
 /// The one step that does what `first` and `second`, which follows it, do, where there is a kernel for it.
 pub fn pair(first: &Step, second: &Step, rules: &Rules) -> Option<Step> {
     if first.kept || second.kept || second.logits {
@@ -27,14 +34,19 @@ pub fn pair(first: &Step, second: &Step, rules: &Rules) -> Option<Step> {
     }
     let normalises = |lrn| select::takes_vectors(lrn, first.output.c, rules.element());
     let kind = match (first.kind, second.kind) {
-        (StepKind::Lrn(lrn), StepKind::MaxPool(FUSED_POOL)) if normalises(&lrn) => {
-            StepKind::LrnMaxPool(lrn, FUSED_POOL)
-        }
-        (StepKind::MaxPool(FUSED_POOL), StepKind::Lrn(lrn)) if normalises(&lrn) => {
-            StepKind::MaxPoolLrn(FUSED_POOL, lrn)
+        (StepKind::Lrn(lrn), StepKind::MaxPool(FUSED_POOL)) if normalises(&lrn) => StepKind::LrnMaxPool(lrn),
+        (StepKind::MaxPool(FUSED_POOL), StepKind::Lrn(lrn)) if normalises(&lrn) => StepKind::MaxPoolLrn(lrn),
+        (StepKind::Conv { conv, weights, relu, unpooled: None }, StepKind::MaxPool(FUSED_POOL))
+            if select::pool_cycles(first, 1, rules).is_some() =>
+        {
+            StepKind::Conv { conv, weights, relu, unpooled: Some(first.output) }
         }
         _ => return None,
     };
+    let pools = if matches!(kind, StepKind::MaxPoolLrn(_)) { first } else { second };
+    if FUSED_POOL.output(pools.input) != Some(pools.output) {
+        return None;
+    }
     let layers = [&first.layers[..], &second.layers].concat();
     Some(Step { layers, kind, input: first.input, source: first.source, ..second.clone() })
 }

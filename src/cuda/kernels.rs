@@ -51,17 +51,20 @@ macro_rules! kernels {
 kernels! {
     ConvF32 "conv_f32" in "conv_f32", 256 threads;
     ConvF16M128N128 "conv_f16_128x128" in "conv_f16", 128 threads;
-    ConvF16M128N64 "conv_f16_128x64" in "conv_f16", 128 threads;
+    ConvF16M128N64 "conv_f16_128x64" in "conv_f16", 64 threads;
     ConvF16M64N64 "conv_f16_64x64" in "conv_f16", 128 threads;
     ConvF16Gather "conv_f16_gather" in "conv_f16", 128 threads;
+    ConvF16Pool "conv_f16_pool" in "conv_f16", 128 threads;
     ConvBf16M128N128 "conv_bf16_128x128" in "conv_bf16", 128 threads;
-    ConvBf16M128N64 "conv_bf16_128x64" in "conv_bf16", 128 threads;
+    ConvBf16M128N64 "conv_bf16_128x64" in "conv_bf16", 64 threads;
     ConvBf16M64N64 "conv_bf16_64x64" in "conv_bf16", 128 threads;
     ConvBf16Gather "conv_bf16_gather" in "conv_bf16", 128 threads;
+    ConvBf16Pool "conv_bf16_pool" in "conv_bf16", 128 threads;
     ConvTf32M128N128 "conv_tf32_128x128" in "conv_tf32", 128 threads;
-    ConvTf32M128N64 "conv_tf32_128x64" in "conv_tf32", 128 threads;
+    ConvTf32M128N64 "conv_tf32_128x64" in "conv_tf32", 64 threads;
     ConvTf32M64N64 "conv_tf32_64x64" in "conv_tf32", 128 threads;
     ConvTf32Gather "conv_tf32_gather" in "conv_tf32", 128 threads;
+    ConvTf32Pool "conv_tf32_pool" in "conv_tf32", 128 threads;
     ReduceSplitsF32 "reduce_splits_f32" in "reduce_splits", 256 threads;
     ReduceSplitsF16 "reduce_splits_f16" in "reduce_splits", 256 threads;
     ReduceSplitsBf16 "reduce_splits_bf16" in "reduce_splits", 256 threads;
@@ -113,7 +116,10 @@ kernels! {
 impl Kernel {
     /// Whether computing in `precision` may take this kernel: convolutions are of one precision, all others serve any.
     pub fn serves(self, precision: Precision) -> bool {
-        let convolves = |precision| ConvConfig::all(precision).iter().any(|config| config.kernel == self);
+        let convolves = |precision| {
+            let pooled = ConvConfig::pooled(precision);
+            ConvConfig::all(precision).iter().chain(&pooled).any(|config| config.kernel == self)
+        };
         convolves(precision) || !Precision::ALL.into_iter().any(convolves)
     }
 }
@@ -193,11 +199,22 @@ pub struct ConvConfig {
 }
 
 impl ConvConfig {
+    /// The kernel of a precision that pools what it has convolved. A block has an image's output pixels, `block_m` at most.
+    pub fn pooled(precision: Precision) -> Option<ConvConfig> {
+        let (kernel, channels) = match precision {
+            Precision::Float32 => return None,
+            Precision::Tf32 => (Kernel::ConvTf32Pool, 4),
+            Precision::Float16 => (Kernel::ConvF16Pool, 8),
+            Precision::Bfloat16 => (Kernel::ConvBf16Pool, 8),
+        };
+        Some(ConvConfig { kernel, block_m: 192, block_n: 128, resident: 2, channels, splits: false })
+    }
+
     /// The convolution kernels of a precision.
     pub fn all(precision: Precision) -> Vec<ConvConfig> {
         use Kernel::*;
         let tensor = |kernels: [Kernel; 4], chunk: usize| {
-            let shapes = [(128, 128, 2, chunk), (128, 64, 3, chunk), (64, 64, 4, chunk), (64, 64, 4, 1)];
+            let shapes = [(128, 128, 2, chunk), (128, 64, 4, chunk), (64, 64, 4, chunk), (64, 64, 4, 1)];
             let config = |(kernel, (block_m, block_n, resident, channels))| ConvConfig {
                 kernel,
                 block_m,

@@ -99,7 +99,7 @@ impl Launcher {
                 StepKind::MaxPool(pool) => {
                     self.launch(launch, PoolArgs::new(step, images, pool.kernel, pool.stride, source, target))
                 }
-                StepKind::LrnMaxPool(lrn, _) | StepKind::MaxPoolLrn(_, lrn) => {
+                StepKind::LrnMaxPool(lrn) | StepKind::MaxPoolLrn(lrn) => {
                     self.launch(launch, LrnPoolArgs::new(&lrn, step, images, source, target))
                 }
                 StepKind::AvgPool => self.launch(launch, PoolArgs::new(step, images, 0, 0, source, target)),
