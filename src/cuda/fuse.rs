@@ -79,6 +79,28 @@ mod tests {
         }
     }
 
+    /// One image leaves most multiprocessors idle: its convolution is split, which the one that pools is not. With a hundred
+    /// what lies between the two costs more than the rows that a whole image leaves empty.
+    #[test]
+    fn pools_are_fused_with_convolutions_for_large_batches() {
+        for variant in ["torchvision", "paper"] {
+            let network = Network::published(Variant::by_name(variant).unwrap(), 1000).unwrap();
+            let is_fused = |images, precision| {
+                let rules = Rules { precision, ..RULES };
+                let plan = fused(Plan::new(&network, images, &[]).unwrap(), &rules);
+                plan.steps.iter().any(|step| step.layers.join(" + ").starts_with("conv5 + relu5 + pool5"))
+            };
+            for precision in [Precision::Tf32, Precision::Float16, Precision::Bfloat16] {
+                assert_eq!(
+                    [1, 128].map(|images| is_fused(images, precision)),
+                    [false, true],
+                    "{variant} {precision:?}"
+                );
+            }
+            assert!(!is_fused(128, Precision::Float32), "{variant}");
+        }
+    }
+
     /// Towers of 12 channels are no whole vectors of f16.
     #[test]
     fn odd_widths_are_not_fused() {
