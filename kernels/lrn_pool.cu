@@ -12,6 +12,8 @@ constexpr int KERNEL = 3, STRIDE = 2; // of the pool
 // LRN, then pool. A value is in up to four windows and costs two square roots and a division: a block normalises the pixels
 // of TILE x TILE windows once, in shared memory, SLICE vectors of each. 27 and 13 outputs are whole tiles but for one.
 constexpr int TILE = 7, SIDE = (TILE - 1) * STRIDE + KERNEL, SLICE = 4;
+// Even columns come first, so that neighbouring windows read neighbouring pixels: all banks once.
+constexpr int EVEN_COLUMNS = (SIDE + 1) / 2;
 
 template <typename T>
 __device__ void lrn_max_pool(const LrnPoolArgs& args) {
@@ -29,7 +31,8 @@ __device__ void lrn_max_pool(const LrnPoolArgs& args) {
         const long long n = index / slices / columns / rows;
         for (int i = threadIdx.x; i < SIDE * SIDE * SLICE; i += THREADS) {
             const int c = (first + i % SLICE) * SIZE;
-            const int w = first_q * STRIDE + i / SLICE % SIDE, h = first_p * STRIDE + i / SLICE / SIDE;
+            const int at = i / SLICE % SIDE, column = at < EVEN_COLUMNS ? 2 * at : 2 * (at - EVEN_COLUMNS) + 1;
+            const int w = first_q * STRIDE + column, h = first_p * STRIDE + i / SLICE / SIDE;
             if (c < args.c && w < args.w && h < args.h) {
                 const T* centre = input + ((n * args.h + h) * args.w + w) * args.c + c;
                 tile[i] = normalise_at(centre, c % args.tower, args.tower, args.scale, args.k);
@@ -41,11 +44,13 @@ __device__ void lrn_max_pool(const LrnPoolArgs& args) {
             const int column = i / SLICE % TILE, row = i / SLICE / TILE;
             const int q = first_q + column, p = first_p + row;
             if (c < args.c && q < args.q && p < args.p) {
-                const Vector<T>* corner = tile + (row * STRIDE * SIDE + column * STRIDE) * SLICE + i % SLICE;
+                const Vector<T>* corner = tile + (row * STRIDE * SIDE + column) * SLICE + i % SLICE;
                 Maximum<T, SIZE> maximum;
 #pragma unroll
                 for (int tap = 0; tap < KERNEL * KERNEL; tap++) {
-                    maximum.take(corner[(tap / KERNEL * SIDE + tap % KERNEL) * SLICE]);
+                    const int r = tap / KERNEL, s = tap % KERNEL;
+                    const int from_corner = r * SIDE + s / 2 + s % 2 * EVEN_COLUMNS;
+                    maximum.take(load_shared_vector(corner[from_corner * SLICE].element));
                 }
                 store_vector(output + ((n * args.p + p) * args.q + q) * args.c + c, maximum.stored());
             }
@@ -84,10 +89,11 @@ __device__ void max_pool_lrn(const LrnPoolArgs& args) {
         __syncthreads();
         if (tid > 0 && tid <= OUTPUTS && index < count) {
             const int place = c % args.tower;
-            const Vector<T> before = place > 0 ? pooled[tid - 1] : Vector<T>{};
-            const Vector<T> after = place + SIZE < args.tower ? pooled[tid + 1] : Vector<T>{};
-            store_vector(static_cast<T*>(args.output) + index * SIZE,
-                         normalise(before, pooled[tid], after, args.scale, args.k));
+            const T* centre = pooled[tid].element;
+            const Vector<T> before = place > 0 ? load_shared_vector(centre - SIZE) : Vector<T>{};
+            const Vector<T> after = place + SIZE < args.tower ? load_shared_vector(centre + SIZE) : Vector<T>{};
+            const Vector<T> result = normalise(before, load_shared_vector(centre), after, args.scale, args.k);
+            store_vector(static_cast<T*>(args.output) + index * SIZE, result);
         }
         __syncthreads(); // the next vectors take these ones' place
     }

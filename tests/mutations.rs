@@ -128,8 +128,8 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
     Mutation {
         name: "pool after LRN off by one",
         file: "lrn_pool.cu",
-        before: "corner[(tap / KERNEL * SIDE + tap % KERNEL) * SLICE]",
-        after: "corner[(tap / KERNEL * SIDE + min(tap % KERNEL, 1)) * SLICE]",
+        before: "from_corner = r * SIDE + s / 2 + s % 2 * EVEN_COLUMNS;",
+        after: "from_corner = r * SIDE + s % 2 * EVEN_COLUMNS;",
         source: "lrn_pool.cu",
     },
     Mutation {
@@ -142,8 +142,8 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
     Mutation {
         name: "LRN after a pool drops the neighbour at the tower's border",
         file: "lrn_pool.cu",
-        before: "before = place > 0 ? pooled[tid - 1]",
-        after: "before = place > SIZE ? pooled[tid - 1]",
+        before: "before = place > 0 ? load_shared_vector(centre - SIZE)",
+        after: "before = place > SIZE ? load_shared_vector(centre - SIZE)",
         source: "lrn_pool.cu",
     },
     Mutation {

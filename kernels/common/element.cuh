@@ -49,6 +49,13 @@ __device__ __forceinline__ Vector<T, SIZE> load_vector(const T* address) {
     }
 }
 
+// From shared memory, in one access: of a Vector that is copied nvcc makes one an element.
+template <typename T>
+__device__ __forceinline__ Vector<T> load_shared_vector(const T* address) {
+    const uint4 bits = *reinterpret_cast<const uint4*>(address);
+    return reinterpret_cast<const Vector<T>&>(bits);
+}
+
 template <typename T, int SIZE>
 __device__ __forceinline__ void store_vector(T* address, const Vector<T, SIZE>& vector) {
     if constexpr (SIZE == 1) {

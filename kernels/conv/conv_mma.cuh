@@ -326,7 +326,7 @@ __device__ __forceinline__ void store_pooled(const ConvArgs& args, const WarpTil
             for (int r = 0; r < KERNEL; r++) {
 #pragma unroll
                 for (int s = 0; s < KERNEL; s++) {
-                    maximum.take(*reinterpret_cast<const Vector<T>*>(corner + (r * args.q + s) * PITCH));
+                    maximum.take(load_shared_vector(corner + (r * args.q + s) * PITCH));
                 }
             }
             if (block_n + turn + column < group_k) {
