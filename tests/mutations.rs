@@ -282,10 +282,12 @@ fn every_barrier_and_wait_is_missed() {
     let other = |name: &str| ["bf16", "tf32", "lrn_max_pool_f32", "max_pool_lrn_f32"].iter().any(|n| name.contains(n));
     for kernel in Kernel::ALL.iter().filter(|k| !other(k.name())) {
         let (ptx, name) = (kernel.ptx(), kernel.name());
+        // Where a tile is filled once, a read that comes too early may find what nobody has written yet.
+        let barrier = if name.contains("lrn") { &["SharedRace", "UninitialisedShared"][..] } else { &["SharedRace"] };
         let tests = if name.contains("pool") { &FUSED[..] } else { &GUARDS };
         let first = ptx.find(&format!(".entry {name}(")).unwrap();
         let end = ptx[first + 1..].find(".entry ").map_or(ptx.len(), |next| first + 1 + next);
-        for (opcode, fault) in [("bar.sync", "SharedRace"), ("cp.async.wait_group", "PendingCopy")] {
+        for (opcode, faults) in [("bar.sync", barrier), ("cp.async.wait_group", &["PendingCopy"][..])] {
             for (at, _) in ptx[first..end].match_indices(opcode) {
                 let at = first + at;
                 let line = at + ptx[at..].find('\n').unwrap();
@@ -296,8 +298,9 @@ fn every_barrier_and_wait_is_missed() {
                 let said: Vec<&str> = text.lines().filter(|line| line.starts_with("cuemu: ")).collect();
                 let what = format!("{name} without {opcode} in line {}", ptx[..at].lines().count() + 1);
                 assert!(!output.status.success() && !said.is_empty(), "{what}: nothing is found");
-                let named = format!("cuemu: {fault} in kernel {name}, ");
-                assert!(said.iter().all(|line| line.starts_with(&named)), "{what}: {said:?}");
+                let named: Vec<_> = faults.iter().map(|fault| format!("cuemu: {fault} in kernel {name}, ")).collect();
+                let names_it = |line: &&str| named.iter().any(|named| line.starts_with(named));
+                assert!(said.iter().all(names_it), "{what}: {said:?}");
                 planted.push((name, opcode));
             }
         }
