@@ -28,9 +28,9 @@ sanitizer)
     for tool in memcheck racecheck initcheck synccheck; do
         echo "== $tool"
         # initcheck sees what a network leaves unwritten; the guards write every operand first.
-        tests=guards
-        [ "$tool" = initcheck ] && tests=golden::cuda
-        timeout 130 "${sanitizer:-compute-sanitizer}" --tool "$tool" --error-exitcode 9 ./suite --test-threads 1 "$tests" || status=$?
+        tests=(guards fused::cuda_f16)
+        [ "$tool" = initcheck ] && tests=(golden::cuda)
+        timeout 130 "${sanitizer:-compute-sanitizer}" --tool "$tool" --error-exitcode 9 ./suite --test-threads 1 "${tests[@]}" || status=$?
     done > "$out/sanitizer.txt" 2>&1
     ;;
 bench)

@@ -55,6 +55,8 @@ pub enum StepKind {
         weights: usize,
         /// Whether negative outputs become zero.
         relu: bool,
+        /// One image's output before the 3x3 max pool of stride 2 that a device has fused, where it has.
+        unpooled: Option<Shape>,
     },
     /// Fully connected layer + bias, + ReLU; its input is flattened in (H, W, C) order.
     Linear {
@@ -67,6 +69,10 @@ pub enum StepKind {
     Lrn(Lrn),
     /// Max pool.
     MaxPool(Pool),
+    /// Local response normalisation and the 3x3 max pool of stride 2 after it, where a device has fused them.
+    LrnMaxPool(Lrn),
+    /// The same pool and the local response normalisation after it, likewise.
+    MaxPoolLrn(Lrn),
     /// Adaptive average pool to the output's size.
     AvgPool,
     /// Inverted dropout, in training plans.
@@ -86,6 +92,16 @@ pub struct SpaceToDepth {
     pub block: usize,
     /// Zeros before the first row and column, the padding of the convolution that follows.
     pub padding: usize,
+}
+
+impl Step {
+    /// One image's output, before a pool that a device has fused with the convolution.
+    pub fn unpooled(&self) -> Shape {
+        match self.kind {
+            StepKind::Conv { unpooled: Some(shape), .. } => shape,
+            _ => self.output,
+        }
+    }
 }
 
 impl Plan {
@@ -162,8 +178,9 @@ impl Plan {
             };
             let fits = match step.kind {
                 StepKind::Preprocess { depth, .. } => from == to && depth.is_none(),
-                StepKind::Conv { conv, weights, .. } => {
-                    conv.groups > 0
+                StepKind::Conv { conv, weights, unpooled, .. } => {
+                    unpooled.is_none()
+                        && conv.groups > 0
                         && from.c % conv.groups == 0
                         && to.c % conv.groups == 0
                         && windows(conv.kernel, conv.stride, conv.padding)
@@ -174,6 +191,8 @@ impl Plan {
                 StepKind::AvgPool => from.c == to.c && !to.is_empty(),
                 StepKind::Lrn(lrn) => from == to && from.c % lrn.scope.towers() == 0 && lrn.beta == LRN_BETA,
                 StepKind::Dropout { .. } => from == to,
+                // A device's own, made from a plan that was checked.
+                StepKind::LrnMaxPool(..) | StepKind::MaxPoolLrn(..) => false,
             };
             if !chained || !fits {
                 return Err(Error::Usage(format!("a plan's step does not fit its network: {step:?}")));
@@ -230,7 +249,7 @@ fn fuse(network: &Network, training: bool) -> Vec<Step> {
     let mut weights = 0;
     for (layer, node) in network.nodes.iter().enumerate() {
         let kind = match node.layer.op {
-            Op::Conv(conv) => StepKind::Conv { conv, weights, relu: false },
+            Op::Conv(conv) => StepKind::Conv { conv, weights, relu: false, unpooled: None },
             Op::Linear { .. } => StepKind::Linear { weights, relu: false },
             Op::Lrn(lrn) => StepKind::Lrn(lrn),
             Op::MaxPool(pool) => StepKind::MaxPool(pool),
@@ -256,7 +275,7 @@ fn fuse(network: &Network, training: bool) -> Vec<Step> {
 }
 
 /// Gives kept steps buffers of their own, and all others the first of two that its source does not occupy.
-fn assign_buffers(steps: &mut [Step]) -> Vec<usize> {
+pub(crate) fn assign_buffers(steps: &mut [Step]) -> Vec<usize> {
     let mut buffers = vec![0, 0];
     let mut source = None;
     for step in steps {

@@ -226,7 +226,23 @@ macro_rules! on_every_device {
 #[macro_export]
 macro_rules! on_every_target {
     ($($test:ident)*) => {
-        $crate::on_every_device! { $($test)* }
+        mod cpu {
+            $(#[test] fn $test() { super::$test($crate::device::CPU) })*
+        }
+        $crate::on_every_precision! { $($test)* }
+    };
+}
+
+/// The CUDA device's part of [`on_every_target`].
+#[macro_export]
+macro_rules! on_every_precision {
+    ($($test:ident)*) => {
+        mod cuda {
+            $(#[test] fn $test() { super::$test($crate::device::CUDA) })*
+        }
+        mod cuda_f16 {
+            $(#[test] fn $test() { super::$test($crate::device::CUDA_F16) })*
+        }
         mod cuda_tf32 {
             $(#[test] #[ignore = "half a minute for all of tf32, run by .ci/run"] fn $test() {
                 super::$test($crate::device::CUDA_TF32)

@@ -7,7 +7,7 @@ use alexnet::cuda::args::TopKArgs;
 use alexnet::cuda::select::{self, Candidate, Launch, Problem};
 use alexnet::cuda::{Addresses, Element, Launcher, encode_filter};
 use alexnet::net::{Lrn, LrnScope, Op, Shape, VARIANTS};
-use alexnet::plan::{Plan, StepKind};
+use alexnet::plan::{Plan, Step, StepKind};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -21,7 +21,7 @@ const GUARD: usize = 4096;
 const CANARY: u8 = 0xA5;
 
 /// Elements between canaries on the device.
-struct Guarded {
+pub struct Guarded {
     name: &'static str,
     element: Element,
     slice: CudaSlice<u8>,
@@ -29,11 +29,11 @@ struct Guarded {
 }
 
 impl Guarded {
-    fn new(launcher: &Launcher, name: &'static str, element: Element, values: &[f32]) -> Self {
+    pub fn new(launcher: &Launcher, name: &'static str, element: Element, values: &[f32]) -> Self {
         Self::with_bytes(launcher, name, element, &element.encode(values))
     }
 
-    fn with_bytes(launcher: &Launcher, name: &'static str, element: Element, bytes: &[u8]) -> Self {
+    pub fn with_bytes(launcher: &Launcher, name: &'static str, element: Element, bytes: &[u8]) -> Self {
         // SAFETY: everything here runs on this one stream.
         let stream = Arc::clone(unsafe { launcher.stream() });
         let guard = [CANARY; GUARD];
@@ -46,7 +46,7 @@ impl Guarded {
     }
 
     /// The elements, after the canaries were found whole.
-    fn checked(&self, what: &str) -> Vec<f32> {
+    pub fn checked(&self, what: &str) -> Vec<f32> {
         let all = self.stream.clone_dtoh(&self.slice).unwrap();
         let (before, rest) = all.split_at(GUARD);
         let (bytes, after) = rest.split_at(rest.len() - GUARD);
@@ -57,6 +57,62 @@ impl Guarded {
         let mut values = vec![];
         self.element.decode(bytes, &mut values);
         values
+    }
+}
+
+/// What a step reads.
+pub struct Operands {
+    pub source: Guarded,
+    pub filter: Guarded,
+    pub bias: Guarded,
+}
+
+impl Operands {
+    /// Operands of no elements.
+    pub fn none(launcher: &Launcher) -> Self {
+        let empty = |name| Guarded::new(launcher, name, Element::F32, &[]);
+        Operands { source: empty("input"), filter: empty("filter"), bias: empty("bias") }
+    }
+
+    /// Runs `step` as `launch` says; its output, which began as NaN.
+    pub fn run(
+        &self,
+        launcher: &Launcher,
+        on: Target,
+        step: &Step,
+        images: usize,
+        launch: &Launch,
+        what: &str,
+    ) -> Vec<f32> {
+        let what = format!("{what}, {launch:?}");
+        let unwritten = |elements: usize| vec![f32::NAN; elements];
+        let elements = images * step.output.len();
+        let target = Guarded::new(launcher, "output", on.element().of_output(step), &unwritten(elements));
+        let partial = unwritten(select::partial_elements(launch, step, images).max(1));
+        let partial = Guarded::new(launcher, "partial sums", Element::F32, &partial);
+        let addresses = Addresses {
+            source: self.source.address(),
+            target: target.address(),
+            filter: self.filter.address(),
+            bias: self.bias.address(),
+            partial: partial.address(),
+            workspace: 0, // cuBLASLt's
+        };
+        // SAFETY: the operands hold what the step's shapes say, which their makers see to, and live until the results are
+        // downloaded; the step is a plan's own, or fused from two of them.
+        unsafe { launcher.launch_step(launch, step, images, &on.rules(), 7, &addresses).unwrap() };
+        let output = target.checked(&what);
+        let partial = partial.checked(&what);
+        assert!(launch.splits == 1 || partial.iter().all(|v| v.is_finite()), "{what}: a partial sum was not written");
+        output
+    }
+
+    /// After every run: nothing was written to, `input` being what the source began with.
+    pub fn checked(&self, what: &str, input: &[f32]) {
+        let same = self.source.checked(what).iter().zip(input).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same, "{what}: the input was written to");
+        self.filter.checked(what);
+        self.bias.checked(what);
     }
 }
 
@@ -78,33 +134,16 @@ fn check(launcher: &Launcher, on: Target, seed: u64, case: &Case, rng: &mut impl
         None => (vec![], vec![]),
     };
     let input = values(images * step.input.len());
-    let source = Guarded::new(launcher, "input", element, &input);
-    let filter = Guarded::with_bytes(launcher, "filter", element, &filter);
-    let bias = Guarded::new(launcher, "bias", Element::F32, &bias);
+    let operands = Operands {
+        source: Guarded::new(launcher, "input", element, &input),
+        filter: Guarded::with_bytes(launcher, "filter", element, &filter),
+        bias: Guarded::new(launcher, "bias", Element::F32, &bias),
+    };
     let what = format!("seed {seed}, {images} images, {step:?}");
     let rules = on.rules();
     let run = |launch: &Launch| {
-        let what = format!("{what}, {launch:?}");
-        let unwritten = |elements: usize| vec![f32::NAN; elements];
-        let elements = images * step.output.len();
-        let target = Guarded::new(launcher, "output", element.of_output(step), &unwritten(elements));
-        let partial = unwritten(select::partial_elements(launch, step, images).max(1));
-        let partial = Guarded::new(launcher, "partial sums", Element::F32, &partial);
-        let addresses = Addresses {
-            source: source.address(),
-            target: target.address(),
-            filter: filter.address(),
-            bias: bias.address(),
-            partial: partial.address(),
-            workspace: 0, // cuBLASLt's
-        };
-        // SAFETY: the operands hold what the step's shapes say, as just made, and live until their results are downloaded;
-        // the step is a plan's own.
-        unsafe { launcher.launch_step(launch, step, images, &rules, seed, &addresses).unwrap() };
-        let output = target.checked(&what);
-        assert!(output.iter().all(|v| v.is_finite()), "{what}: an output was not written");
-        let partial = partial.checked(&what);
-        assert!(launch.splits == 1 || partial.iter().all(|v| v.is_finite()), "{what}: a partial sum was not written");
+        let output = operands.run(launcher, on, step, images, launch, &what);
+        assert!(output.iter().all(|v| v.is_finite()), "{what}, {launch:?}: an output was not written");
         output
     };
     let launch = select::select(step, images, &rules);
@@ -132,9 +171,7 @@ fn check(launcher: &Launcher, on: Target, seed: u64, case: &Case, rng: &mut impl
             }
         }
     }
-    assert!(source.checked(&what) == input, "{what}: the input was written to");
-    filter.checked(&what);
-    bias.checked(&what);
+    operands.checked(&what, &input);
 }
 
 /// Sums of `n` products of values below 1 in another order: no further apart than float32's rounding and the output's own.

@@ -63,6 +63,18 @@ struct LrnArgs {
 };
 ASSERT_LAYOUT(LrnArgs, reserved, 44, 48);
 
+struct LrnPoolArgs {
+    const void* input; // (N, H, W, C)
+    void* output;      // (N, P, Q, C)
+    int n, h, w, c;
+    int p, q;
+    int tower;   // channels a tower
+    float scale; // alpha / window
+    float k;
+    int reserved;
+};
+ASSERT_LAYOUT(LrnPoolArgs, reserved, 52, 56);
+
 struct PreprocessArgs {
     const uint8_t* pixels; // (pixels, 3), RGB
     void* output;          // (pixels, 3), network channel order

@@ -31,20 +31,36 @@ __device__ __forceinline__ void store_pair(__nv_bfloat16* address, float first, 
     *reinterpret_cast<__nv_bfloat162*>(address) = __floats2bfloat162_rn(first, second);
 }
 
-// As many neighbours as 16 bytes hold.
-template <typename T>
-struct alignas(16) Vector {
-    static constexpr int SIZE = 16 / sizeof(T);
+// SIZE neighbours that are loaded and stored at once: one, or as many as 16 bytes hold.
+template <typename T, int SIZE_ = 16 / sizeof(T)>
+struct alignas(SIZE_ * sizeof(T)) Vector {
+    static constexpr int SIZE = SIZE_;
+    static_assert(SIZE == 1 || SIZE * sizeof(T) == 16, "one access");
     T element[SIZE];
 };
 
+template <typename T, int SIZE = Vector<T>::SIZE>
+__device__ __forceinline__ Vector<T, SIZE> load_vector(const T* address) {
+    if constexpr (SIZE == 1) {
+        return {{__ldg(address)}};
+    } else {
+        const uint4 bits = __ldg(reinterpret_cast<const uint4*>(address));
+        return reinterpret_cast<const Vector<T, SIZE>&>(bits);
+    }
+}
+
+// From shared memory, in one access: of a Vector that is copied nvcc makes one an element.
 template <typename T>
-__device__ __forceinline__ Vector<T> load_vector(const T* address) {
-    const uint4 bits = __ldg(reinterpret_cast<const uint4*>(address));
+__device__ __forceinline__ Vector<T> load_shared_vector(const T* address) {
+    const uint4 bits = *reinterpret_cast<const uint4*>(address);
     return reinterpret_cast<const Vector<T>&>(bits);
 }
 
-template <typename T>
-__device__ __forceinline__ void store_vector(T* address, const Vector<T>& vector) {
-    *reinterpret_cast<uint4*>(address) = reinterpret_cast<const uint4&>(vector);
+template <typename T, int SIZE>
+__device__ __forceinline__ void store_vector(T* address, const Vector<T, SIZE>& vector) {
+    if constexpr (SIZE == 1) {
+        *address = vector.element[0];
+    } else {
+        *reinterpret_cast<uint4*>(address) = reinterpret_cast<const uint4&>(vector);
+    }
 }

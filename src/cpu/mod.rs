@@ -191,6 +191,7 @@ fn run_step(step: &Step, layers: &[PackedLayer], images: usize, seed: u64, sourc
         StepKind::AvgPool => pool::adaptive_avg(step.input, step.output, source, output),
         StepKind::Dropout { p, layer } => dropout::forward(p, layer, seed, source, output),
         StepKind::Preprocess { .. } => unreachable!("only the first step, which has no source"),
+        StepKind::LrnMaxPool(..) | StepKind::MaxPoolLrn(..) => unreachable!("Plan::check refuses a device's own steps"),
     }
 }
 

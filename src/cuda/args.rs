@@ -103,6 +103,19 @@ kernel_args! {
 }
 
 kernel_args! {
+    /// The kernels of LRN and a max pool fused.
+    LrnPoolArgs {
+        input: DevicePtr, output: DevicePtr,
+        n: i32, h: i32, w: i32, c: i32,
+        p: i32, q: i32,
+        tower: i32,
+        scale: f32,
+        k: f32,
+        reserved: i32,
+    } last reserved at 52, size 56
+}
+
+kernel_args! {
     /// The preprocessing kernels.
     PreprocessArgs {
         pixels: DevicePtr, output: DevicePtr,
@@ -171,7 +184,7 @@ impl ConvArgs {
         splits: usize,
         addresses: &Addresses,
     ) -> Self {
-        let to = step.output;
+        let to = step.unpooled();
         ConvArgs {
             input: addresses.source,
             filter: addresses.filter,
@@ -245,6 +258,27 @@ impl LrnArgs {
             reach: int(lrn.size / 2),
             scale: (lrn.alpha / lrn.size as f64) as f32,
             k: lrn.k as f32,
+            reserved: 0,
+        }
+    }
+}
+
+impl LrnPoolArgs {
+    /// LRN before or after the pool that `step` fuses it with.
+    pub fn new(lrn: &Lrn, step: &Step, images: usize, input: DevicePtr, output: DevicePtr) -> Self {
+        let LrnArgs { tower, scale, k, .. } = LrnArgs::new(lrn, step.input, images, input, output);
+        LrnPoolArgs {
+            input,
+            output,
+            n: int(images),
+            h: int(step.input.h),
+            w: int(step.input.w),
+            c: int(step.input.c),
+            p: int(step.output.h),
+            q: int(step.output.w),
+            tower,
+            scale,
+            k,
             reserved: 0,
         }
     }
@@ -328,6 +362,7 @@ mod tests {
         assert_eq!(fields("SpaceToDepthArgs"), SpaceToDepthArgs::FIELDS);
         assert_eq!(fields("PoolArgs"), PoolArgs::FIELDS);
         assert_eq!(fields("LrnArgs"), LrnArgs::FIELDS);
+        assert_eq!(fields("LrnPoolArgs"), LrnPoolArgs::FIELDS);
         assert_eq!(fields("PreprocessArgs"), PreprocessArgs::FIELDS);
         assert_eq!(fields("TopKArgs"), TopKArgs::FIELDS);
         assert_eq!(fields("DropoutArgs"), DropoutArgs::FIELDS);

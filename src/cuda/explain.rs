@@ -3,8 +3,9 @@
 
 use std::fmt::Write;
 
-use super::depth::{Depth, lowered};
+use super::depth::Depth;
 use super::footprint::Footprint;
+use super::fuse::{self, as_run};
 use super::kernels::ConvConfig;
 use super::select::{self, Problem, Route, Rules};
 use crate::Result;
@@ -19,7 +20,7 @@ use crate::plan::{Plan, Step, StepKind};
 /// [`Error::Usage`](crate::Error::Usage) for a batch of 0, and for cuBLASLt with deterministic rules.
 pub fn explain(network: &Network, images: usize, rules: &Rules) -> Result<String> {
     Fc::check(rules.fc, rules.deterministic)?;
-    let plan = lowered(Depth::of(network, rules.precision), Plan::new(network, images, &[])?);
+    let plan = as_run(Plan::new(network, images, &[])?, Depth::of(network, rules.precision), rules);
     let mut text = format!(
         "{}, {images} image{}, {}{}, {} multiprocessors; cycles are modelled\n",
         network.variant.name,
@@ -35,8 +36,16 @@ pub fn explain(network: &Network, images: usize, rules: &Rules) -> Result<String
         "memory: weights {weights:.1} MB, inputs and layers {arena:.1} MB ({without_reuse:.1} MB without reuse)"
     )
     .expect("writing to a String");
-    for step in &plan.steps {
+    for (index, step) in plan.steps.iter().enumerate() {
         explain_step(&mut text, step, images, rules).expect("writing to a String");
+        if let Some(next) = plan.steps.get(index + 1)
+            && fuse::pair(step, next, rules).is_some()
+            && let Some([fused, separate]) = select::pool_cycles(step, images, rules)
+        {
+            let pool = next.layers.join(" + ");
+            writeln!(text, "    not with {pool} in one kernel: cycles {fused:.0}, in two {separate:.0}")
+                .expect("to a String");
+        }
     }
     Ok(text)
 }
@@ -68,9 +77,20 @@ fn explain_step(text: &mut String, step: &Step, images: usize, rules: &Rules) ->
     let [x, y, z] = launch.grid;
     let threads = launch.kernel.threads();
     writeln!(text, "    {}, {x} x {y} x {z} blocks of {threads} threads", launch.kernel.name())?;
+    if matches!(step.kind, StepKind::LrnMaxPool(_) | StepKind::MaxPoolLrn(_)) {
+        writeln!(
+            text,
+            "    in one kernel, since a tower's channels are whole vectors: nothing is stored between the two"
+        )?;
+    }
     let Some(problem) = Problem::of(step, images) else { return Ok(()) };
     let Problem { gemm_m, gemm_n, gemm_k, groups, channels } = problem;
     writeln!(text, "    GEMM_M {gemm_m}, GEMM_N {gemm_n}, GEMM_K {gemm_k}, groups {groups}")?;
+    if matches!(step.kind, StepKind::Conv { unpooled: Some(_), .. })
+        && let Some([fused, separate]) = select::pool_cycles(step, images, rules)
+    {
+        return writeln!(text, "    cycles: {fused:.0}, with a kernel of its own for the pool {separate:.0}");
+    }
     let candidates = problem.candidates(rules);
     if !candidates.iter().any(|c| c.config.kernel == launch.kernel) {
         return writeln!(text, "    a GEMV, which reads each filter once, for up to eight images");

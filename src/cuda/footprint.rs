@@ -1,8 +1,9 @@
 //! What a network takes on a device. Free of CUDA.
 
 use super::arena::Layout;
-use super::depth::{Depth, lowered};
+use super::depth::Depth;
 use super::element::filter_pitch;
+use super::fuse::as_run;
 use super::pipeline::SLOTS;
 use super::results::Results;
 use super::select::Rules;
@@ -37,7 +38,7 @@ impl Footprint {
             bytes(gemm_k) + if rearranged > 0 { bytes(rearranged) } else { 0 } + 4 * filters
         });
         let weights = layers.sum();
-        let plan = lowered(depth, Plan::new(network, images, &[])?);
+        let plan = as_run(Plan::new(network, images, &[])?, depth, rules);
         let layout = Layout::new(&plan, rules, SLOTS, Results { images, k: 1 }.bytes());
         Ok(Footprint { weights, arena: layout.bytes, without_reuse: layout.without_reuse })
     }

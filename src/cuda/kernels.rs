@@ -1,6 +1,7 @@
 //! The table of kernels: every entry point, its module and its block size.
 
 use super::element::Element;
+use crate::net::Pool;
 use crate::options::Precision;
 
 macro_rules! kernels {
@@ -50,17 +51,20 @@ macro_rules! kernels {
 kernels! {
     ConvF32 "conv_f32" in "conv_f32", 256 threads;
     ConvF16M128N128 "conv_f16_128x128" in "conv_f16", 128 threads;
-    ConvF16M128N64 "conv_f16_128x64" in "conv_f16", 128 threads;
+    ConvF16M128N64 "conv_f16_128x64" in "conv_f16", 64 threads;
     ConvF16M64N64 "conv_f16_64x64" in "conv_f16", 128 threads;
     ConvF16Gather "conv_f16_gather" in "conv_f16", 128 threads;
+    ConvF16Pool "conv_f16_pool" in "conv_f16", 128 threads;
     ConvBf16M128N128 "conv_bf16_128x128" in "conv_bf16", 128 threads;
-    ConvBf16M128N64 "conv_bf16_128x64" in "conv_bf16", 128 threads;
+    ConvBf16M128N64 "conv_bf16_128x64" in "conv_bf16", 64 threads;
     ConvBf16M64N64 "conv_bf16_64x64" in "conv_bf16", 128 threads;
     ConvBf16Gather "conv_bf16_gather" in "conv_bf16", 128 threads;
+    ConvBf16Pool "conv_bf16_pool" in "conv_bf16", 128 threads;
     ConvTf32M128N128 "conv_tf32_128x128" in "conv_tf32", 128 threads;
-    ConvTf32M128N64 "conv_tf32_128x64" in "conv_tf32", 128 threads;
+    ConvTf32M128N64 "conv_tf32_128x64" in "conv_tf32", 64 threads;
     ConvTf32M64N64 "conv_tf32_64x64" in "conv_tf32", 128 threads;
     ConvTf32Gather "conv_tf32_gather" in "conv_tf32", 128 threads;
+    ConvTf32Pool "conv_tf32_pool" in "conv_tf32", 128 threads;
     ReduceSplitsF32 "reduce_splits_f32" in "reduce_splits", 256 threads;
     ReduceSplitsF16 "reduce_splits_f16" in "reduce_splits", 256 threads;
     ReduceSplitsBf16 "reduce_splits_bf16" in "reduce_splits", 256 threads;
@@ -88,6 +92,15 @@ kernels! {
     LrnF32 "lrn_f32" in "lrn", 256 threads;
     LrnF16 "lrn_f16" in "lrn", 256 threads;
     LrnBf16 "lrn_bf16" in "lrn", 256 threads;
+    LrnVectorF32 "lrn_vector_f32" in "lrn", 256 threads;
+    LrnVectorF16 "lrn_vector_f16" in "lrn", 256 threads;
+    LrnVectorBf16 "lrn_vector_bf16" in "lrn", 256 threads;
+    LrnMaxPoolF32 "lrn_max_pool_f32" in "lrn_pool", 256 threads;
+    LrnMaxPoolF16 "lrn_max_pool_f16" in "lrn_pool", 256 threads;
+    LrnMaxPoolBf16 "lrn_max_pool_bf16" in "lrn_pool", 256 threads;
+    MaxPoolLrnF32 "max_pool_lrn_f32" in "lrn_pool", 256 threads;
+    MaxPoolLrnF16 "max_pool_lrn_f16" in "lrn_pool", 256 threads;
+    MaxPoolLrnBf16 "max_pool_lrn_bf16" in "lrn_pool", 256 threads;
     PreprocessF32 "preprocess_f32" in "preprocess", 256 threads;
     PreprocessF16 "preprocess_f16" in "preprocess", 256 threads;
     PreprocessBf16 "preprocess_bf16" in "preprocess", 256 threads;
@@ -103,7 +116,10 @@ kernels! {
 impl Kernel {
     /// Whether computing in `precision` may take this kernel: convolutions are of one precision, all others serve any.
     pub fn serves(self, precision: Precision) -> bool {
-        let convolves = |precision| ConvConfig::all(precision).iter().any(|config| config.kernel == self);
+        let convolves = |precision| {
+            let pooled = ConvConfig::pooled(precision);
+            ConvConfig::all(precision).iter().chain(&pooled).any(|config| config.kernel == self)
+        };
         convolves(precision) || !Precision::ALL.into_iter().any(convolves)
     }
 }
@@ -138,6 +154,9 @@ by_element! {
     MAX_POOL_VECTOR: MaxPoolVectorF32 MaxPoolVectorF16 MaxPoolVectorBf16;
     ADAPTIVE_AVG_POOL: AdaptiveAvgPoolF32 AdaptiveAvgPoolF16 AdaptiveAvgPoolBf16;
     LRN: LrnF32 LrnF16 LrnBf16;
+    LRN_VECTOR: LrnVectorF32 LrnVectorF16 LrnVectorBf16;
+    LRN_MAX_POOL: LrnMaxPoolF32 LrnMaxPoolF16 LrnMaxPoolBf16;
+    MAX_POOL_LRN: MaxPoolLrnF32 MaxPoolLrnF16 MaxPoolLrnBf16;
     PREPROCESS: PreprocessF32 PreprocessF16 PreprocessBf16;
     SPACE_TO_DEPTH: SpaceToDepthF32 SpaceToDepthF16 SpaceToDepthBf16;
     DROPOUT: DropoutF32 DropoutF16 DropoutBf16;
@@ -152,6 +171,15 @@ pub(super) const GEMV: [(usize, ByElement); 4] = [
 ];
 /// Filters a block of a GEMV.
 pub(super) const GEMV_FILTERS: usize = 32;
+
+/// Channels of the LRN window of the kernels that take vectors.
+pub(super) const LRN_VECTOR_SIZE: usize = 5;
+/// The pool of the kernels that have one fused.
+pub(super) const FUSED_POOL: Pool = Pool { kernel: 3, stride: 2 };
+/// Rows and columns of the output, and vectors of channels, a block of LRN + max pool.
+pub(super) const LRN_MAX_POOL_TILE: [usize; 3] = [7, 7, 4];
+/// Vectors of the output a block of max pool + LRN.
+pub(super) const MAX_POOL_LRN_VECTORS: usize = 254;
 
 /// A convolution kernel and its tile: output pixels and filters a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,11 +199,22 @@ pub struct ConvConfig {
 }
 
 impl ConvConfig {
+    /// The kernel of a precision that pools what it has convolved. A block has an image's output pixels, `block_m` at most.
+    pub fn pooled(precision: Precision) -> Option<ConvConfig> {
+        let (kernel, channels) = match precision {
+            Precision::Float32 => return None,
+            Precision::Tf32 => (Kernel::ConvTf32Pool, 4),
+            Precision::Float16 => (Kernel::ConvF16Pool, 8),
+            Precision::Bfloat16 => (Kernel::ConvBf16Pool, 8),
+        };
+        Some(ConvConfig { kernel, block_m: 192, block_n: 128, resident: 2, channels, splits: false })
+    }
+
     /// The convolution kernels of a precision.
     pub fn all(precision: Precision) -> Vec<ConvConfig> {
         use Kernel::*;
         let tensor = |kernels: [Kernel; 4], chunk: usize| {
-            let shapes = [(128, 128, 2, chunk), (128, 64, 3, chunk), (64, 64, 4, chunk), (64, 64, 4, 1)];
+            let shapes = [(128, 128, 2, chunk), (128, 64, 4, chunk), (64, 64, 4, chunk), (64, 64, 4, 1)];
             let config = |(kernel, (block_m, block_n, resident, channels))| ConvConfig {
                 kernel,
                 block_m,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use cudarc::driver::{CudaFunction, CudaStream, result};
 
 use super::args::{
-    Addresses, ConvArgs, DropoutArgs, KernelArgs, LrnArgs, PoolArgs, PreprocessArgs, ReduceArgs, SpaceToDepthArgs,
+    Addresses, ConvArgs, DropoutArgs, KernelArgs, LrnArgs, LrnPoolArgs, PoolArgs, PreprocessArgs, ReduceArgs,
+    SpaceToDepthArgs,
 };
 use super::cublaslt::Matmul;
 use super::select::{self, Launch, Rules};
@@ -101,7 +102,7 @@ impl Launcher {
     ///
     /// # Safety
     /// `images` is at least 1 and [`Plan::check`](crate::plan::Plan::check) accepts the step, or it is one that a session
-    /// rearranged. The addresses are of memory on this stream's device that stays allocated until the stream has run the
+    /// rearranged or fused. The addresses are of memory on this stream's device that stays allocated until the stream has run the
     /// kernels: `source` and `target` with room for `images` inputs and outputs of the step, neither overlapping the other,
     /// `filter` and `bias` of the step's shape where it has weights, `partial` with room for the splits' sums. A buffer's
     /// elements, and 128 more, fit 31 bits, and addresses are multiples of 16.
@@ -140,6 +141,9 @@ impl Launcher {
                 StepKind::Lrn(lrn) => self.launch(launch, LrnArgs::new(&lrn, step.output, images, source, target)),
                 StepKind::MaxPool(pool) => {
                     self.launch(launch, PoolArgs::new(step, images, pool.kernel, pool.stride, source, target))
+                }
+                StepKind::LrnMaxPool(lrn) | StepKind::MaxPoolLrn(lrn) => {
+                    self.launch(launch, LrnPoolArgs::new(&lrn, step, images, source, target))
                 }
                 StepKind::AvgPool => self.launch(launch, PoolArgs::new(step, images, 0, 0, source, target)),
                 StepKind::Dropout { p, layer } => {

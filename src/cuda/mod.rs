@@ -11,6 +11,7 @@ mod device;
 mod element;
 mod explain;
 mod footprint;
+pub mod fuse;
 pub mod kernels;
 mod launch;
 mod pinned;

@@ -2,6 +2,7 @@
 
 use super::element::Element;
 use super::kernels::{self, ConvConfig, Kernel};
+use crate::net::{Lrn, Shape};
 use crate::options::{Fc, Precision};
 use crate::plan::{Step, StepKind};
 
@@ -73,6 +74,10 @@ pub struct Candidate {
 
 /// Blocks beyond which elementwise kernels stride instead: several waves of the largest GPU.
 const MAX_ELEMENTWISE_BLOCKS: usize = 16 * 1024;
+/// Modelled cycles that another launch costs.
+const LAUNCH: f64 = 4000.0;
+/// Modelled bytes a cycle between the device and its memory.
+const DRAM_BYTES: f64 = 1500.0;
 /// Elements a thread of the dropout kernels.
 const DROPOUT_ELEMENTS: usize = 4;
 /// Splits that are considered.
@@ -102,15 +107,56 @@ pub fn select(step: &Step, images: usize, rules: &Rules) -> Launch {
         StepKind::Preprocess { depth: Some(_), .. } => {
             elementwise(kernels::SPACE_TO_DEPTH.of(element), elements / vector)
         }
+        StepKind::Conv { unpooled: Some(_), .. } => {
+            let problem = Problem::of(step, images).expect("the step has weights");
+            let ConvConfig { kernel, block_n, .. } =
+                ConvConfig::pooled(rules.precision).expect("steps are fused where there is a kernel");
+            let grid = [images, problem.gemm_n.div_ceil(block_n), problem.groups].map(|blocks| blocks as u32);
+            Launch { kernel, grid, splits: 1 }
+        }
         StepKind::Conv { .. } | StepKind::Linear { .. } => product(step, images, rules),
+        StepKind::Lrn(lrn) if takes_vectors(&lrn, step.output.c, element) => {
+            elementwise(kernels::LRN_VECTOR.of(element), elements / vector)
+        }
         StepKind::Lrn(_) => elementwise(kernels::LRN.of(element), elements),
         StepKind::MaxPool(_) if step.output.c.is_multiple_of(vector) => {
             elementwise(kernels::MAX_POOL_VECTOR.of(element), elements / vector)
         }
         StepKind::MaxPool(_) => elementwise(kernels::MAX_POOL.of(element), elements),
+        StepKind::LrnMaxPool(..) => {
+            let Shape { h, w, c } = step.output;
+            let [rows, columns, vectors] = kernels::LRN_MAX_POOL_TILE;
+            let tiles = h.div_ceil(rows) * w.div_ceil(columns) * (c / vector).div_ceil(vectors);
+            striding(kernels::LRN_MAX_POOL.of(element), images * tiles)
+        }
+        StepKind::MaxPoolLrn(..) => {
+            let blocks = (elements / vector).div_ceil(kernels::MAX_POOL_LRN_VECTORS);
+            striding(kernels::MAX_POOL_LRN.of(element), blocks)
+        }
         StepKind::AvgPool => elementwise(kernels::ADAPTIVE_AVG_POOL.of(element), elements),
         StepKind::Dropout { .. } => elementwise(kernels::DROPOUT.of(element), elements.div_ceil(DROPOUT_ELEMENTS)),
     }
+}
+
+/// Whether LRN of `channels` can go 16 bytes of channels at a time.
+pub(super) fn takes_vectors(lrn: &Lrn, channels: usize, element: Element) -> bool {
+    let tower = channels / lrn.scope.towers();
+    lrn.size == kernels::LRN_VECTOR_SIZE && tower.is_multiple_of(16 / element.bytes())
+}
+
+/// Modelled cycles of a convolution and the pool of its output: in one kernel and in two, with what they write and read
+/// between them. `None` says that there is no kernel for both.
+pub fn pool_cycles(conv: &Step, images: usize, rules: &Rules) -> Option<[f64; 2]> {
+    let (problem, shape) = (Problem::of(conv, images)?, conv.unpooled());
+    let config = ConvConfig::pooled(rules.precision)?;
+    let bytes = rules.element().bytes();
+    let legal = shape.h * shape.w <= config.block_m
+        && problem.channels.is_multiple_of(config.channels)
+        && problem.gemm_n.is_multiple_of(16 / bytes)
+        && kernels::FUSED_POOL.output(shape).is_some();
+    let separate = problem.candidates(rules)[0].cycles;
+    let between = (2 * images * shape.len() * bytes) as f64; // written and read
+    legal.then(|| [problem.cycles(&config, images, 1, rules), separate + LAUNCH + between / DRAM_BYTES])
 }
 
 /// The launch that adds up what the splits of a convolution `step` summed.
@@ -143,9 +189,10 @@ impl Problem {
         match step.kind {
             StepKind::Conv { conv, .. } => {
                 let channels = step.input.c / conv.groups;
+                let output = step.unpooled();
                 Some(Problem {
-                    gemm_m: images * step.output.h * step.output.w,
-                    gemm_n: step.output.c / conv.groups,
+                    gemm_m: images * output.h * output.w,
+                    gemm_n: output.c / conv.groups,
                     gemm_k: conv.kernel * conv.kernel * channels,
                     groups: conv.groups,
                     channels,
@@ -172,7 +219,7 @@ impl Problem {
             for splits in SPLITS {
                 let partial = splits * self.gemm_m * self.gemm_n * self.groups;
                 if splits == 1 || (config.splits && !rules.deterministic && partial <= MAX_PARTIAL) {
-                    let cycles = self.cycles(&config, splits, rules);
+                    let cycles = self.cycles(&config, self.gemm_m.div_ceil(config.block_m), splits, rules);
                     candidates.push(Candidate { config, splits, cycles });
                 }
             }
@@ -181,8 +228,9 @@ impl Problem {
         candidates
     }
 
-    /// Modelled cycles, from what performance models of these kernels say of an A100 or H100: nothing here is measured.
-    fn cycles(&self, config: &ConvConfig, splits: usize, rules: &Rules) -> f64 {
+    /// Modelled cycles of `row_blocks` blocks along GEMM_M, from what performance models of these kernels say of an A100 or
+    /// H100: nothing here is measured.
+    fn cycles(&self, config: &ConvConfig, row_blocks: usize, splits: usize, rules: &Rules) -> f64 {
         // Multiply-adds a cycle of a multiprocessor with mma.sync; of FMA for float32.
         let rate = match rules.precision {
             Precision::Float16 | Precision::Bfloat16 => 1024.0,
@@ -193,8 +241,7 @@ impl Problem {
         const L2_BYTES: f64 = 64.0; // a cycle, into one multiprocessor
         const STEP_LATENCY: f64 = 400.0; // cycles that a lone block cannot hide
         const BLOCK_OVERHEAD: f64 = 2500.0; // cycles before the first product and after the last
-        const LAUNCH: f64 = 4000.0; // cycles that another launch costs
-        const DRAM_BYTES: f64 = 1500.0; // a cycle, of the device
+        const TENSOR_CORES: f64 = 4.0; // of a multiprocessor, each with warps of its own
 
         let tile = (config.block_m * config.block_n) as f64;
         let step_k = ROW_BYTES / rules.element().bytes() as f64;
@@ -202,8 +249,13 @@ impl Problem {
         let load = (config.block_m + config.block_n) as f64 * ROW_BYTES / L2_BYTES;
         let steps = (self.gemm_k as f64 / step_k).ceil();
         let steps = (steps / splits as f64).ceil();
-        let blocks = self.gemm_m.div_ceil(config.block_m) * self.gemm_n.div_ceil(config.block_n) * self.groups * splits;
-        let wave = |resident: usize| steps * (resident as f64 * compute.max(load)).max(STEP_LATENCY) + BLOCK_OVERHEAD;
+        let blocks = row_blocks * self.gemm_n.div_ceil(config.block_n) * self.groups * splits;
+        let warps = f64::from(config.kernel.threads() / 32);
+        let wave = |resident: usize| {
+            let resident = resident as f64;
+            let busy = (resident * warps / TENSOR_CORES).min(1.0);
+            steps * (resident * (compute / busy).max(load)).max(STEP_LATENCY) + BLOCK_OVERHEAD
+        };
         let at_once = rules.multiprocessors * config.resident;
         let mut cycles = (blocks / at_once) as f64 * wave(config.resident);
         let rest = blocks % at_once;
@@ -247,13 +299,18 @@ pub fn launch_of(problem: &Problem, candidate: &Candidate) -> Launch {
 }
 
 fn elementwise(kernel: Kernel, threads: usize) -> Launch {
-    let blocks = threads.div_ceil(kernel.threads() as usize).min(MAX_ELEMENTWISE_BLOCKS);
-    Launch { kernel, grid: [blocks as u32, 1, 1], splits: 1 }
+    striding(kernel, threads.div_ceil(kernel.threads() as usize))
+}
+
+/// A launch of a kernel whose blocks stride over what is left where there are fewer than `blocks`.
+fn striding(kernel: Kernel, blocks: usize) -> Launch {
+    Launch { kernel, grid: [blocks.min(MAX_ELEMENTWISE_BLOCKS) as u32, 1, 1], splits: 1 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cuda::fuse::fused;
     use crate::net::{Network, VARIANTS};
     use crate::plan::Plan;
 
@@ -266,8 +323,10 @@ mod tests {
             let network = Network::published(variant, 1000).unwrap();
             for precision in Precision::ALL {
                 for (images, deterministic) in [1, 2, 3, 8, 33, 256, 1024].map(|n| [(n, false), (n, true)]).concat() {
-                    for step in &Plan::train(&network, images, &[]).unwrap().steps {
-                        check(step, images, &rules(precision, deterministic));
+                    let rules = rules(precision, deterministic);
+                    let plan = Plan::train(&network, images, &[]).unwrap();
+                    for step in plan.steps.iter().chain(&fused(plan.clone(), &rules).steps) {
+                        check(step, images, &rules);
                     }
                 }
             }
@@ -287,11 +346,16 @@ mod tests {
             let threads = launch.kernel.threads() as usize;
             let name = launch.kernel.name();
             let covered = match ConvConfig::all(rules.precision).iter().find(|c| c.kernel == launch.kernel) {
+                None if name.ends_with("_pool") && name.starts_with("conv") => return, // blocks are whole images
                 Some(config) => x * y * (z / launch.splits) * config.block_m * config.block_n,
                 None if name.starts_with("gemv") => x * kernels::GEMV_FILTERS * images,
                 None if x == MAX_ELEMENTWISE_BLOCKS => return, // threads stride over the rest
                 None if name.starts_with("dropout") => x * threads * DROPOUT_ELEMENTS,
-                None if name.starts_with("max_pool_vector") => x * threads * vector,
+                None if name.starts_with("max_pool_vector") || name.starts_with("lrn_vector") => x * threads * vector,
+                None if name.starts_with("max_pool_lrn") => x * kernels::MAX_POOL_LRN_VECTORS * vector,
+                None if name.starts_with("lrn_max_pool") => {
+                    x * kernels::LRN_MAX_POOL_TILE.iter().product::<usize>() * vector
+                }
                 None => x * threads,
             };
             assert!(covered >= elements, "{step:?} {launch:?}");

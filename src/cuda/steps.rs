@@ -7,9 +7,9 @@ use cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _};
 use super::arena::Layout;
 use super::args::{Addresses, DevicePtr};
 use super::cublaslt::Matmul;
-use super::depth::lowered;
 use super::element::Element;
 use super::failed;
+use super::fuse::as_run;
 use super::launch::{Launcher, Prepared};
 use super::results::Results;
 use super::select::{self, Route};
@@ -44,7 +44,7 @@ impl Steps {
     /// # Errors
     /// [`Error::DeviceMemory`] where it would take more than is free, [`Error::Usage`] for a batch beyond what kernels count.
     pub(super) fn new(shared: Arc<Shared>, plan: Plan, slots: usize, results: usize) -> Result<Self> {
-        let plan = lowered(shared.depth, plan);
+        let plan = as_run(plan, shared.depth, &shared.rules);
         let largest = plan.steps.iter().map(|step| step.output.len()).max().unwrap_or(0).max(plan.input.len());
         if plan.batch.saturating_mul(largest) > MAX_ELEMENTS {
             return Err(Error::Usage(match MAX_ELEMENTS / largest {

@@ -255,7 +255,7 @@ fn too_small(variant: &Variant, input_size: usize) -> Error {
 }
 
 /// Windows of `kernel` at `stride` that fit into `size`.
-fn window_count(size: usize, kernel: usize, stride: usize) -> Option<usize> {
+pub(super) fn window_count(size: usize, kernel: usize, stride: usize) -> Option<usize> {
     Some(size.checked_sub(kernel)? / stride + 1)
 }
 

@@ -151,6 +151,14 @@ pub enum ChannelOrder {
     Bgr,
 }
 
+impl Pool {
+    /// Shape of the pooled `input`; `None` where no window fits.
+    pub fn output(&self, input: Shape) -> Option<Shape> {
+        let count = |size| infer::window_count(size, self.kernel, self.stride);
+        Some(Shape { h: count(input.h)?, w: count(input.w)?, c: input.c })
+    }
+}
+
 impl Preprocess {
     /// The network input for RGB pixel value `value` in network channel `channel`.
     pub fn apply(&self, value: u8, channel: usize) -> f32 {
