@@ -54,7 +54,7 @@ fn same(on: Target, what: &str, found: &[Scored], expected: &[Vec<Prediction>]) 
 
 fn batches_of_any_size_come_out_in_order(on: Target) {
     let model = model(on);
-    for (batch, score) in [(1, Score::Prob), (5, Score::Logit)] {
+    for (batch, score) in [(1, Score::Prob), (3, Score::Logit)] {
         let k = 3;
         let mut pipeline = model.pipeline(batch, k, score).unwrap();
         assert!(pipeline.collect().unwrap().is_none(), "nothing was submitted");
@@ -65,8 +65,8 @@ fn batches_of_any_size_come_out_in_order(on: Target) {
             assert!(done.pixels[..] == pixels[..], "images {first} on: the pixels come back");
             same(on, &format!("images {first} on"), &done.scored, &expected(&model, &pixels, k, score));
         };
-        // Twice each, so that every slot runs every size; 3 is filled up to 4.
-        for images in [batch, batch, 1, 1, 3, 3, 2, batch].map(|images| images.min(batch)) {
+        // Often enough that every slot runs every size as a graph.
+        for images in [batch, batch, 1, 1, batch, 2, 1, batch].map(|images| images.min(batch)) {
             if waiting.len() == pipeline.depth() {
                 check(&mut *pipeline, waiting.pop_front().expect("it is full"));
             }

@@ -1,7 +1,22 @@
-//! Shared memory without bank conflicts, by the emulated device's counters: the layouts of `docs/kernels.md`.
+//! What kernels move, by the emulated device's counters: shared memory without bank conflicts, and of global memory little
+//! more than there is.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::fs;
 use std::process::Command;
+
+use alexnet::Fc;
+use alexnet::backend::Input;
+use alexnet::cuda::Rules;
+use alexnet::cuda::fuse::as_run;
+use alexnet::cuda::select::{self, Problem};
+use alexnet::net::{Network, Variant};
+use alexnet::plan::{Plan, Step, StepKind};
+use alexnet::weights::seeded;
+
+use crate::device::{self, CUDA_F16};
+use crate::testdata;
 
 /// `ldmatrix`, asynchronous copies and the output tile of the f16 convolutions, in every tile shape, take as few wavefronts as
 /// their bytes need, 128 each.
@@ -47,8 +62,121 @@ fn counters(tests: &[&str]) -> Vec<HashMap<String, String>> {
     let folder = tempfile::tempdir().unwrap();
     let counters = folder.path().join("counters.csv");
     let mut suite = Command::new(std::env::current_exe().unwrap());
-    suite.arg("--exact").args(tests);
+    suite.args(["--exact", "--include-ignored"]).args(tests);
     let status = suite.env("ALEXNET_TEST_DEVICE", "emulated").env("CUEMU_COUNTERS", &counters).output().unwrap().status;
     assert!(status.success());
     csv::Reader::from_path(&counters).unwrap().deserialize().map(Result::unwrap).collect()
+}
+
+/// Images of the batch whose traffic is counted.
+const IMAGES: usize = 64;
+
+/// What every layer moves, in float16 at full width: at most 1.3 times what its input, filter and output take. The figures
+/// stand in `docs/performance.md`; `PERFORMANCE=write` writes them there.
+#[test]
+#[ignore = "a minute, run by .ci/run"]
+fn layers_move_little_more_than_their_floor() {
+    let mut text = String::new();
+    for name in ["torchvision", "paper"] {
+        let variant = Variant::by_name(name).unwrap();
+        let network = Network::published(variant, 1000).unwrap();
+        let rules = Rules { fc: Some(Fc::Own), ..CUDA_F16.rules() };
+        let plan = as_run(&network, Plan::new(&network, IMAGES, &[]).unwrap(), &rules);
+        let mut rows = counters(&[&format!("traffic::{}_once", name)]).into_iter();
+        writeln!(text, "\n{name}:\n").unwrap();
+        writeln!(
+            text,
+            "| step | kernel | floor MB | moved MB | ratio | partial sums MB | through L2 MB | bytes a sector |"
+        )
+        .unwrap();
+        writeln!(text, "|---|---|---|---|---|---|---|---|").unwrap();
+        for step in &plan.steps {
+            let launch = select::select(step, IMAGES, &rules);
+            let mut kernels = vec![launch.kernel];
+            if launch.splits > 1 {
+                kernels.push(select::reduce(step, IMAGES, &rules).kernel);
+            }
+            let rows: Vec<_> = rows.by_ref().take(kernels.len()).collect();
+            let names: Vec<_> = kernels.iter().map(|kernel| kernel.name()).collect();
+            assert_eq!(rows.iter().map(|row| &*row["kernel"]).collect::<Vec<_>>(), names, "{step:?}");
+            let count = |name: &str| rows.iter().map(|row| row[name].parse::<usize>().unwrap()).sum::<usize>();
+            // Partial sums are read as soon as they are written, and are small enough for the L2 cache.
+            let partial = 2 * 4 * select::partial_elements(&launch, step, IMAGES);
+            let moved = count("global_read_once_bytes") + count("global_written_once_bytes") - partial;
+            let floor = floor(step, &rules);
+            let ratio = moved as f64 / floor as f64;
+            assert!((0.9..=1.3).contains(&ratio), "{name}, {step:?}: {moved} bytes, {floor} at least");
+            let sectors = count("global_load_sectors") + count("global_store_sectors") + count("copy_sectors");
+            let bytes = count("global_load_bytes") + count("global_store_bytes");
+            let megabytes = |bytes: usize| format!("{:.2}", bytes as f64 / 1e6);
+            writeln!(
+                text,
+                "| {} | `{}`{} | {} | {} | {ratio:.2} | {} | {} | {:.1} |",
+                step.layers.join(" + "),
+                names.join("`, `"),
+                if launch.splits > 1 { format!(", {} splits", launch.splits) } else { String::new() },
+                megabytes(floor),
+                megabytes(moved),
+                megabytes(partial),
+                megabytes(32 * sectors),
+                bytes as f64 / sectors as f64,
+            )
+            .unwrap();
+        }
+        assert_eq!(rows.next(), None, "launches beyond the plan's");
+    }
+    generated("traffic", &text);
+}
+
+/// Bytes that a step must read and write, each once.
+fn floor(step: &Step, rules: &Rules) -> usize {
+    let element = rules.element();
+    let input = match step.kind {
+        StepKind::Preprocess { .. } => step.input.len(),
+        _ => step.input.len() * element.bytes(),
+    };
+    let (filter, bias) = match (step.kind, Problem::of(step, IMAGES)) {
+        (StepKind::Conv { .. } | StepKind::Linear { .. }, Some(problem)) => {
+            let filters = problem.gemm_n * problem.groups;
+            (filters * problem.gemm_k * element.bytes(), 4 * filters)
+        }
+        _ => (0, 0),
+    };
+    IMAGES * (input + step.output.len() * element.of_output(step).bytes()) + filter + bias
+}
+
+/// Checks that `text` stands in the part of `docs/performance.md` that is called `name`, or writes it there.
+fn generated(name: &str, text: &str) {
+    let path = testdata::path("docs/performance.md");
+    let document = fs::read_to_string(&path).unwrap();
+    let (begin, end) = (format!("<!-- generated: {name} -->\n"), "<!-- end -->");
+    let (before, rest) = document.split_once(&begin).expect("the part is there");
+    let (found, after) = rest.split_once(end).expect("the part ends");
+    if std::env::var("PERFORMANCE").is_ok_and(|what| what == "write") {
+        fs::write(&path, format!("{before}{begin}{text}\n{end}{after}")).unwrap();
+    } else {
+        assert_eq!(found.trim(), text.trim(), "docs/performance.md is stale: run this test with PERFORMANCE=write");
+    }
+}
+
+fn run_once(variant: &str) {
+    let weights = seeded::checkpoint(Variant::by_name(variant).unwrap(), 0).unwrap();
+    let variant = weights.choose_variant(None).unwrap();
+    let weights = weights.into_weights(variant, variant.input_size).unwrap();
+    let network = weights.network().clone();
+    let pixels: Vec<u8> = (0..IMAGES).flat_map(|index| seeded::picture(3, index, network.input_size)).collect();
+    let mut session = device::backend(CUDA_F16, weights).session(Plan::new(&network, IMAGES, &[]).unwrap()).unwrap();
+    session.run(Input::Pixels(&pixels)).unwrap();
+}
+
+#[test]
+#[ignore = "run by layers_move_little_more_than_their_floor, in a process of its own"]
+fn torchvision_once() {
+    run_once("torchvision");
+}
+
+#[test]
+#[ignore = "run by layers_move_little_more_than_their_floor, in a process of its own"]
+fn paper_once() {
+    run_once("paper");
 }

@@ -3,7 +3,6 @@
 
 use std::fmt::Write;
 
-use super::depth::Depth;
 use super::footprint::Footprint;
 use super::fuse::{self, as_run};
 use super::kernels::ConvConfig;
@@ -20,7 +19,7 @@ use crate::plan::{Plan, Step, StepKind};
 /// [`Error::Usage`](crate::Error::Usage) for a batch of 0, and for cuBLASLt with deterministic rules.
 pub fn explain(network: &Network, images: usize, rules: &Rules) -> Result<String> {
     Fc::check(rules.fc, rules.deterministic)?;
-    let plan = as_run(Plan::new(network, images, &[])?, Depth::of(network, rules.precision), rules);
+    let plan = as_run(network, Plan::new(network, images, &[])?, rules);
     let mut text = format!(
         "{}, {images} image{}, {}{}, {} multiprocessors; cycles are modelled\n",
         network.variant.name,

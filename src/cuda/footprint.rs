@@ -38,7 +38,7 @@ impl Footprint {
             bytes(gemm_k) + if rearranged > 0 { bytes(rearranged) } else { 0 } + 4 * filters
         });
         let weights = layers.sum();
-        let plan = as_run(Plan::new(network, images, &[])?, depth, rules);
+        let plan = as_run(network, Plan::new(network, images, &[])?, rules);
         let layout = Layout::new(&plan, rules, SLOTS, Results { images, k: 1 }.bytes());
         Ok(Footprint { weights, arena: layout.bytes, without_reuse: layout.without_reuse })
     }

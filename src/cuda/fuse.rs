@@ -4,11 +4,12 @@
 use super::depth::{Depth, lowered};
 use super::kernels::FUSED_POOL;
 use super::select::{self, Rules};
+use crate::net::Network;
 use crate::plan::{Plan, Step, StepKind, assign_buffers};
 
-/// `plan` as the device runs it.
-pub(super) fn as_run(plan: Plan, depth: Option<Depth>, rules: &Rules) -> Plan {
-    fused(lowered(depth, plan), rules)
+/// `plan`, of `network`, as the device runs it: its first convolution rearranged, steps fused.
+pub fn as_run(network: &Network, plan: Plan, rules: &Rules) -> Plan {
+    fused(lowered(Depth::of(network, rules.precision), plan), rules)
 }
 
 /// `plan` with steps fused where that is possible and, by the model, faster for a full batch. A step whose output is kept
@@ -60,7 +61,7 @@ pub fn pair(first: &Step, second: &Step, rules: &Rules) -> Option<Step> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::{Network, VARIANTS, Variant};
+    use crate::net::{VARIANTS, Variant};
     use crate::options::{Fc, Precision};
 
     const RULES: Rules =

@@ -29,8 +29,6 @@ pub(super) struct Shared {
     /// Layers and numbers of images for which cuBLASLt had no algorithm, and our own kernels stepped in.
     without_algorithm: Mutex<BTreeSet<(&'static str, usize)>>,
     pub network: Network,
-    /// How the first convolution is rearranged, where it is.
-    pub depth: Option<Depth>,
     pub layers: Vec<DeviceLayer>,
     pub watch: Arc<Watch>,
     /// For what a narrow precision cannot hold; `None` in float32.
@@ -99,7 +97,7 @@ impl Shared {
         let layers = layers.collect::<Result<_>>()?;
         let watch = Arc::new(Watch::new(patience));
         let without_algorithm = Mutex::default();
-        Ok(Shared { launcher, rules, cublaslt, why_not, without_algorithm, network, depth, layers, watch, wide: None })
+        Ok(Shared { launcher, rules, cublaslt, why_not, without_algorithm, network, layers, watch, wide: None })
     }
 
     pub fn note_missing_algorithm(&self, layer: &'static str, images: usize) {

@@ -44,7 +44,7 @@ impl Steps {
     /// # Errors
     /// [`Error::DeviceMemory`] where it would take more than is free, [`Error::Usage`] for a batch beyond what kernels count.
     pub(super) fn new(shared: Arc<Shared>, plan: Plan, slots: usize, results: usize) -> Result<Self> {
-        let plan = as_run(plan, shared.depth, &shared.rules);
+        let plan = as_run(&shared.network, plan, &shared.rules);
         let largest = plan.steps.iter().map(|step| step.output.len()).max().unwrap_or(0).max(plan.input.len());
         if plan.batch.saturating_mul(largest) > MAX_ELEMENTS {
             return Err(Error::Usage(match MAX_ELEMENTS / largest {
