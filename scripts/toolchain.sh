@@ -23,3 +23,7 @@ cuda13() {
 pinned_nvcc() {
     realpath "$(find "$(cuda13)" -path '*/bin/nvcc' | head -n 1)"
 }
+
+nvdisasm() {
+    toolchain nvdisasm nvidia-cuda-nvdisasm==13.5.37
+}
