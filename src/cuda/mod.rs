@@ -100,9 +100,10 @@ impl CudaBackend {
     /// # Errors
     /// [`Error::Usage`] for a weight that the precision cannot hold, [`Error::DeviceMemory`] where the device lacks memory.
     pub fn new(weights: Weights, device: &CudaDevice, settings: Settings) -> Result<Self> {
-        let mut shared = Shared::new(&weights, device, settings)?;
+        let watch = Arc::new(Watch::new(settings.patience));
+        let mut shared = Shared::new(&weights, device, settings, Arc::clone(&watch))?;
         if settings.precision != Precision::Float32 {
-            shared.wide = Some(Wide::new(device, weights, settings));
+            shared.wide = Some(Wide::new(device, weights, settings, watch));
         }
         let order = if settings.deterministic { "deterministic" } else { "last bits depend on the batch size" };
         let description = format!("{device}, {}, {order}", settings.precision.name());
@@ -111,8 +112,8 @@ impl CudaBackend {
 }
 
 impl Shared {
-    fn new(weights: &Weights, device: &CudaDevice, settings: Settings) -> Result<Self> {
-        let Settings { precision, deterministic, patience } = settings;
+    fn new(weights: &Weights, device: &CudaDevice, settings: Settings, watch: Arc<Watch>) -> Result<Self> {
+        let Settings { precision, deterministic, .. } = settings;
         let rules = Rules { precision, multiprocessors: device.multiprocessors(), deterministic };
         let launcher = Launcher::new(device, precision)?;
         let network = weights.network().clone();
@@ -136,7 +137,6 @@ impl Shared {
             })
         });
         let layers = layers.collect::<Result<_>>()?;
-        let watch = Arc::new(Watch::new(patience));
         Ok(Shared { launcher, rules, network, depth, layers, watch, wide: None })
     }
 }
@@ -172,6 +172,9 @@ fn to_device<T: DeviceRepr>(launcher: &Launcher, values: &[T]) -> Result<CudaSli
     })
 }
 
+/// What to do about a device that fails before anything ran on it.
+const UNUSABLE: &str = "; see nvidia-smi and the system's log for the device's state, or say --device cpu";
+
 /// What the driver said while `doing` something.
 fn failed(doing: &str, error: DriverError) -> Error {
     let code = error.0 as i32;
@@ -184,7 +187,7 @@ fn failed(doing: &str, error: DriverError) -> Error {
         cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
             Error::DeviceMemory(what + "; lower --batch-size, or free memory on the device")
         }
-        _ => Error::Device(what),
+        _ => Error::Device(what + UNUSABLE),
     }
 }
 
@@ -192,6 +195,7 @@ fn failed(doing: &str, error: DriverError) -> Error {
 fn lost(error: Error) -> Error {
     match error {
         Error::Device(what) => {
+            let what = what.trim_end_matches(UNUSABLE);
             Error::DeviceLost(format!("{what}; what was finished before is good, run the rest again"))
         }
         other => other,

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::session::CudaSession;
+use super::watch::Watch;
 use super::{CudaDevice, Shared};
 use crate::Result;
 use crate::backend::{Input, Score, Scored, Session as _};
@@ -15,13 +16,15 @@ pub(super) struct Wide {
     device: CudaDevice,
     weights: Weights,
     settings: super::Settings,
+    /// The device's, which hangs as a whole.
+    watch: Arc<Watch>,
     session: Mutex<Option<CudaSession>>,
 }
 
 impl Wide {
-    pub(super) fn new(device: &CudaDevice, weights: Weights, settings: super::Settings) -> Self {
+    pub(super) fn new(device: &CudaDevice, weights: Weights, settings: super::Settings, watch: Arc<Watch>) -> Self {
         let settings = super::Settings { precision: Precision::Float32, ..settings };
-        Wide { device: device.clone(), weights, settings, session: Mutex::new(None) }
+        Wide { device: device.clone(), weights, settings, watch, session: Mutex::new(None) }
     }
 
     /// The `k` best classes of one image, RGB (H, W, 3).
@@ -33,7 +36,7 @@ impl Wide {
         let session = match &mut *session {
             Some(session) => session,
             none => {
-                let shared = Shared::new(&self.weights, &self.device, self.settings)?;
+                let shared = Shared::new(&self.weights, &self.device, self.settings, Arc::clone(&self.watch))?;
                 let plan = Plan::new(self.weights.network(), 1, &[])?;
                 none.insert(CudaSession::new(Arc::new(shared), plan)?)
             }
