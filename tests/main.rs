@@ -4,6 +4,7 @@ mod cases;
 mod cli;
 mod device;
 mod dropout;
+mod faults;
 mod golden;
 mod guards;
 mod images;
