@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::backend::{Activation, Backend, Input, Pipeline, Prediction, Score, Session};
+use crate::backend::{Activation, Backend, Done, Input, Pipeline, Prediction, Score, Scored, Session};
 use crate::cpu::CpuBackend;
 #[cfg(feature = "cuda")]
 use crate::cuda::{CudaBackend, CudaDevice, Settings};
@@ -168,7 +168,7 @@ impl Model {
 
     /// The `k` best classes of each picture file, best first. Files are decoded on all threads, a batch at a time.
     ///
-    /// A file that cannot be used has an error of its own, as has one for which the network's output overflows.
+    /// A file that cannot be used has an error of its own, as has one for which the network's output overflows float32.
     ///
     /// # Errors
     /// Those of the device.
@@ -199,20 +199,40 @@ impl Model {
     }
 
     /// The `k` best classes of each image of `pixels`, RGB (N, H, W, 3) at the network's input size; scores are
-    /// probabilities, and NaN for an image whose logits overflow.
+    /// probabilities. Images whose logits overflow a narrow precision are computed in float32; where that overflows too,
+    /// scores are NaN.
     ///
     /// # Errors
-    /// [`Error::Usage`] when `pixels` is not a whole number of images.
+    /// [`Error::Usage`] when `pixels` is not a whole number of images, [`Error::DeviceMemory`] where what float32 takes does
+    /// not fit.
     pub fn predict_pixels(&self, pixels: &[u8], k: usize) -> Result<Vec<Vec<Prediction>>> {
-        self.predict(Input::Pixels(pixels), k)
+        let (mut results, overflowed) = self.predict(Input::Pixels(pixels), k)?;
+        if overflowed.is_empty() || k == 0 {
+            return Ok(results);
+        }
+        // A pipeline sees to that.
+        let mut pipeline = self.pipeline(1, k, Score::Prob)?;
+        let mut image = self.pixels(1)?;
+        let len = image.len();
+        for index in overflowed {
+            image.copy_from_slice(&pixels[index * len..][..len]);
+            pipeline.submit(image)?;
+            let Done { pixels, mut scored } = pipeline.collect()?.expect("one was submitted");
+            let Scored { predictions, finite, .. } = scored.pop().expect("an outcome an image");
+            let known = |p: Prediction| if finite { p } else { Prediction { score: f32::NAN, ..p } };
+            results[index] = predictions.into_iter().map(known).collect();
+            image = pixels;
+        }
+        Ok(results)
     }
 
-    /// As [`predict_pixels`](Self::predict_pixels), from a preprocessed input, (N, H, W, 3) in the network's channel order.
+    /// As [`predict_pixels`](Self::predict_pixels), from a preprocessed input, (N, H, W, 3) in the network's channel order,
+    /// and in the model's precision alone: scores are NaN for an image whose logits overflow it.
     ///
     /// # Errors
     /// [`Error::Usage`] when `values` is not a whole number of images.
     pub fn predict_tensor(&self, values: &[f32], k: usize) -> Result<Vec<Vec<Prediction>>> {
-        self.predict(Input::Tensor(values), k)
+        Ok(self.predict(Input::Tensor(values), k)?.0)
     }
 
     /// Logits, (N, classes).
@@ -258,17 +278,22 @@ impl Model {
             .collect()
     }
 
-    fn predict(&self, input: Input<'_>, k: usize) -> Result<Vec<Vec<Prediction>>> {
-        let mut results = vec![];
+    /// The `k` best classes of each image, and which images' logits are not all finite.
+    fn predict(&self, input: Input<'_>, k: usize) -> Result<(Vec<Vec<Prediction>>, Vec<usize>)> {
+        let (mut results, mut overflowed) = (vec![], vec![]);
         self.for_each_batch(input, |session| {
             let classes = session.plan().classes();
-            let images = session.logits()?.len() / classes;
+            let first = results.len();
+            let logits = session.logits()?.chunks_exact(classes);
+            let images = logits.len();
+            let overflows = logits.enumerate().filter(|(_, logits)| !logits.iter().all(|logit| logit.is_finite()));
+            overflowed.extend(overflows.map(|(image, _)| first + image));
             let predictions = session.top_k(k, Score::Prob)?;
             let k = k.min(classes);
             results.extend((0..images).map(|image| predictions[image * k..(image + 1) * k].to_vec()));
             Ok(())
         })?;
-        Ok(results)
+        Ok((results, overflowed))
     }
 
     /// Runs `input` on an idle session, or a new one, and shows each batch's results to `collect`.

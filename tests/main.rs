@@ -6,6 +6,7 @@ mod cli;
 mod cublaslt;
 mod device;
 mod dropout;
+mod faults;
 mod fused;
 mod golden;
 mod guards;

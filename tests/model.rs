@@ -253,3 +253,26 @@ fn files_fail_one_by_one(on: Target) {
         results.iter().map(|r| r.as_ref().map(|p| model.label(p[0].index)).map_err(|e| e.exit_code())).collect();
     assert_eq!(shown, [Ok("star".into()), Err(3), Err(3), Ok("star".into())]);
 }
+
+/// Pictures whose activations exceed float16 get float32's classes, as pipelines give them.
+#[test]
+fn overflows_are_computed_again_in_float32() {
+    let model = |on: Target| {
+        let options = Options { input_size: Some(71), ..options(on) };
+        Model::from_checkpoint(testdata::overflowing_demo(), &options).unwrap()
+    };
+    let (narrow, wide) = (model(CUDA_F16), model(CUDA));
+    let pixels = pixels(3, 71);
+    assert!(narrow.logits(Input::Pixels(&pixels)).unwrap().iter().all(|logit| !logit.is_finite()), "the case is one");
+    for k in [1, 3, 99] {
+        let found = narrow.predict_pixels(&pixels, k).unwrap();
+        assert_eq!(found, wide.predict_pixels(&pixels, k).unwrap());
+    }
+    assert_eq!(narrow.predict_pixels(&pixels, 0).unwrap(), vec![vec![]; 3]);
+    let file = testdata::path("samples/shapes/star/0.jpg");
+    let files = |model: &Model| model.predict_files(&[&file], 2).unwrap().pop().unwrap().unwrap();
+    assert_eq!(files(&narrow), files(&wide));
+    // A tensor is not a picture.
+    let input = narrow.activations(Input::Pixels(&pixels), &["input"]).unwrap().pop().unwrap();
+    assert!(narrow.predict_tensor(&input.values, 1).unwrap()[0][0].score.is_nan());
+}

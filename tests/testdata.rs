@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use alexnet::weights::{Checkpoint, Tensor};
+
 /// `relative` below the test root, for example `tests/data/images/gray.jpg` or `samples/shapes`.
 pub fn path(relative: &str) -> PathBuf {
     let root = std::env::var_os("ALEXNET_TEST_ROOT").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
@@ -23,4 +25,16 @@ pub fn json(relative: &str) -> serde_json::Value {
 pub fn alexnet() -> PathBuf {
     let carried = std::env::var_os("ALEXNET_TEST_ROOT").map(|root| PathBuf::from(root).join("alexnet"));
     carried.unwrap_or_else(|| env!("CARGO_BIN_EXE_alexnet").into())
+}
+
+/// The demo with a hundred thousand times as large a conv1, and conv2 as much smaller: the same network, were there no limits
+/// to float16.
+pub fn overflowing_demo() -> Checkpoint {
+    let mut checkpoint = alexnet::demo_checkpoint();
+    for (name, scale) in [("features.0.weight", 1e5), ("features.0.bias", 1e5), ("features.3.weight", 1e-5)] {
+        let tensor = checkpoint.tensors.get_mut(name).expect("torchvision's names");
+        let values: Vec<f32> = tensor.to_f32().iter().map(|value| value * scale).collect();
+        *tensor = Tensor::from_f32(tensor.shape.clone(), &values);
+    }
+    checkpoint
 }

@@ -62,11 +62,19 @@ impl<'a> Runner<'a> {
     }
 
     /// Runs everything that `feed` gives, in [`buffers`](Self::buffers), and shows each batch's rows and what came out for
-    /// them to `take`, in order.
+    /// them to `take`, in order. After an error it runs no more.
     ///
     /// # Errors
     /// Those of the device, and of `take`.
-    pub fn run(&mut self, feed: &mut Feed, mut take: impl FnMut(&[Row], &[Scored]) -> Result<()>) -> Result<()> {
+    pub fn run(&mut self, feed: &mut Feed, take: impl FnMut(&[Row], &[Scored]) -> Result<()>) -> Result<()> {
+        let done = self.run_all(feed, take);
+        if done.is_err() {
+            self.pipeline = None; // before the feed's memory, which would wait for a device that hangs
+        }
+        done
+    }
+
+    fn run_all(&mut self, feed: &mut Feed, mut take: impl FnMut(&[Row], &[Scored]) -> Result<()>) -> Result<()> {
         let mut rows: VecDeque<Vec<Row>> = VecDeque::new();
         loop {
             let fed = feed.next_batch();
@@ -144,7 +152,15 @@ impl<'a> Runner<'a> {
             other => return other.map(Some),
         };
         if let Some(mut pipeline) = self.pipeline.take() {
-            for pixels in pipeline.abandon().into_iter().rev() {
+            let pixels = pipeline.abandon();
+            if pixels.len() < self.under_way {
+                return Err(Error::DeviceLost(
+                    "the device does not answer; what was finished before is good, run the rest again, with --patience \
+                     SECONDS if the device is only slow"
+                        .into(),
+                ));
+            }
+            for pixels in pixels.into_iter().rev() {
                 self.waiting.push_front(pixels);
             }
         } // its memory goes before the next one's comes

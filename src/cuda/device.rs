@@ -18,7 +18,7 @@ const MIN_COMPUTE: (i32, i32) = (8, 0);
 
 /// Every function of the driver that is called, all of them in CUDA 12.0. cudarc looks a function up when it is first
 /// called and panics where it is missing, so that all are looked up here first.
-const FUNCTIONS: [&str; 40] = [
+const FUNCTIONS: [&str; 41] = [
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
     "cuCtxSynchronize",
@@ -57,16 +57,19 @@ const FUNCTIONS: [&str; 40] = [
     "cuStreamCreate",
     "cuStreamDestroy_v2",
     "cuStreamEndCapture",
+    "cuStreamQuery",
     "cuStreamSynchronize",
     "cuStreamWaitEvent",
 ];
+
+/// Those loaded so far, by name.
+type Modules = Vec<(&'static str, Arc<CudaModule>)>;
 
 /// A CUDA device that this crate can use.
 #[derive(Clone)]
 pub struct CudaDevice {
     context: Arc<CudaContext>,
-    /// Those loaded so far, by name.
-    modules: Arc<Mutex<Vec<(&'static str, Arc<CudaModule>)>>>,
+    modules: Arc<Mutex<Modules>>,
     ordinal: usize,
     name: String,
     multiprocessors: usize,

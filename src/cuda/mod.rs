@@ -48,6 +48,7 @@ use pipeline::CudaPipeline;
 pub use select::Rules;
 use session::CudaSession;
 use shared::Shared;
+use watch::Watch;
 use wide::Wide;
 
 /// How to compute.
@@ -84,9 +85,10 @@ impl CudaBackend {
     /// [`Error::Usage`] for a weight that the precision cannot hold, and for cuBLASLt with `deterministic`;
     /// [`Error::DeviceMemory`] where the device lacks memory, [`Error::Device`] where cuBLASLt was asked for and cannot be used.
     pub fn new(weights: Weights, device: &CudaDevice, settings: Settings) -> Result<Self> {
-        let mut shared = Shared::new(&weights, device, settings)?;
+        let watch = Arc::new(Watch::new(settings.patience));
+        let mut shared = Shared::new(&weights, device, settings, Arc::clone(&watch))?;
         if settings.precision != Precision::Float32 {
-            shared.wide = Some(Wide::new(device, weights, settings));
+            shared.wide = Some(Wide::new(device, weights, settings, watch));
         }
         Ok(CudaBackend { device: device.to_string(), shared: Arc::new(shared) })
     }
@@ -116,6 +118,9 @@ impl Backend for CudaBackend {
     }
 }
 
+/// What to do about a device that fails before anything ran on it.
+const UNUSABLE: &str = "; see nvidia-smi and the system's log for the device's state, or say --device cpu";
+
 /// What the driver said while `doing` something.
 fn failed(doing: &str, error: DriverError) -> Error {
     let code = error.0 as i32;
@@ -128,7 +133,7 @@ fn failed(doing: &str, error: DriverError) -> Error {
         cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
             Error::DeviceMemory(what + "; lower --batch-size, or free memory on the device")
         }
-        _ => Error::Device(what),
+        _ => Error::Device(what + UNUSABLE),
     }
 }
 
@@ -136,6 +141,7 @@ fn failed(doing: &str, error: DriverError) -> Error {
 fn lost(error: Error) -> Error {
     match error {
         Error::Device(what) => {
+            let what = what.trim_end_matches(UNUSABLE);
             Error::DeviceLost(format!("{what}; what was finished before is good, run the rest again"))
         }
         other => other,

@@ -184,7 +184,9 @@ impl CudaPipeline {
         let image_len = self.steps.plan.input.len();
         let scored = predictions.chunks_exact(results.k).zip(results.finite(bytes)).take(images).enumerate();
         let scored = scored.map(|(index, (predictions, finite))| match &self.steps.shared.wide {
-            Some(wide) if !finite => wide.score(&batch.pixels[index * image_len..][..image_len], self.k, self.score),
+            Some(wide) if !finite => {
+                wide.score(&batch.pixels[index * image_len..][..image_len], self.k, self.score).map_err(lost)
+            }
             _ => Ok(Scored { predictions: predictions.to_vec(), precision, finite }),
         });
         scored.collect()
@@ -213,7 +215,7 @@ impl Pipeline for CudaPipeline {
     fn collect(&mut self) -> Result<Option<Done>> {
         let Some(batch) = self.under_way.front() else { return Ok(None) };
         let shared = &self.steps.shared;
-        shared.watch.wait(&self.slots[batch.slot].done, self.steps.stream().context())?;
+        shared.watch.wait(&self.slots[batch.slot].done)?;
         let scored = self.read(batch)?;
         let batch = self.under_way.pop_front().expect("it is there");
         Ok(Some(Done { pixels: batch.pixels, scored }))
@@ -234,10 +236,7 @@ impl Pipeline for CudaPipeline {
 impl CudaPipeline {
     /// Waits until the device touches none of the slots any more, unless it hangs.
     fn settle(&self) {
-        if !self.steps.shared.watch.hangs() {
-            // SAFETY: the stream lives as long as this pipeline. Whatever is reported: no copy is under way after it.
-            let _ = unsafe { result::stream::synchronize(self.copies.cu_stream()) };
-        }
+        self.steps.shared.watch.settle(&self.copies);
         self.steps.settle();
     }
 }

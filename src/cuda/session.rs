@@ -81,9 +81,8 @@ impl CudaSession {
 
     /// Waits for everything queued so far.
     fn wait(&self) -> Result<()> {
-        let stream = self.steps.stream();
-        self.done.record(stream).map_err(|e| lost(failed("running the network", e)))?;
-        self.steps.shared.watch.wait(&self.done, stream.context())
+        self.done.record(self.steps.stream()).map_err(|e| lost(failed("running the network", e)))?;
+        self.steps.shared.watch.wait(&self.done)
     }
 
     /// The output of step `index` of the last run.
@@ -123,6 +122,14 @@ fn upload(steps: &Steps, to: DevicePtr, bytes: &[u8]) -> Result<()> {
     stream.context().bind_to_thread().map_err(copying)?;
     // SAFETY: room and lifetime are the callers' promise, which both keep: run waits.
     unsafe { result::memcpy_htod_async(to, bytes, stream.cu_stream()) }.map_err(copying)
+}
+
+impl Drop for CudaSession {
+    fn drop(&mut self) {
+        if self.steps.shared.watch.hangs() {
+            std::mem::forget(self.results.take());
+        }
+    }
 }
 
 impl Session for CudaSession {
@@ -178,6 +185,7 @@ impl Session for CudaSession {
         // SAFETY: logits are (images, classes) float32 in the session's arena; the results have room for all images and k
         // classes each, and are an allocation of their own.
         unsafe { self.steps.rank(&results, score, at)? };
+        self.wait()?; // patiently, which a copy to pageable memory would not be
         self.download(at, results.bytes())?;
         self.host.predictions.extend(results.predictions(&self.host.bytes));
         Ok(&self.host.predictions)

@@ -52,8 +52,8 @@ impl Shared {
     ///
     /// # Errors
     /// Those of [`CudaBackend::new`](super::CudaBackend::new).
-    pub fn new(weights: &Weights, device: &CudaDevice, settings: Settings) -> Result<Self> {
-        let Settings { precision, deterministic, fc, patience } = settings;
+    pub fn new(weights: &Weights, device: &CudaDevice, settings: Settings, watch: Arc<Watch>) -> Result<Self> {
+        let Settings { precision, deterministic, fc, .. } = settings;
         Fc::check(fc, deterministic)?;
         let launcher = Launcher::new(device, precision)?;
         let rules = Rules { precision, multiprocessors: device.multiprocessors(), deterministic, fc };
@@ -95,7 +95,6 @@ impl Shared {
             })
         });
         let layers = layers.collect::<Result<_>>()?;
-        let watch = Arc::new(Watch::new(patience));
         let without_algorithm = Mutex::default();
         Ok(Shared { launcher, rules, cublaslt, why_not, without_algorithm, network, layers, watch, wide: None })
     }

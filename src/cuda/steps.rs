@@ -24,7 +24,7 @@ pub(super) struct Steps {
     pub(super) launcher: Launcher,
     pub(super) plan: Plan,
     layout: Layout,
-    arena: CudaSlice<u8>,
+    arena: Arc<CudaSlice<u8>>,
 }
 
 /// Largest number of elements of a buffer: kernels count them, and the rows of a GEMM up to the end of its last tile, in a
@@ -77,7 +77,7 @@ impl Steps {
             let mut pixels = arena.slice_mut(pixels..pixels + plan.batch * plan.input.len());
             stream.memset_zeros(&mut pixels).map_err(|e| failed("clearing memory", e))?;
         }
-        Ok(Steps { shared, launcher, plan, layout, arena })
+        Ok(Steps { shared, launcher, plan, layout, arena: Arc::new(arena) })
     }
 
     pub(super) fn stream(&self) -> &Arc<CudaStream> {
@@ -201,9 +201,7 @@ impl Steps {
 
     /// Waits until the device touches nothing of this any more, unless it hangs.
     pub(super) fn settle(&self) {
-        if !self.shared.watch.hangs() {
-            self.launcher.settle();
-        }
+        self.shared.watch.settle(self.stream());
     }
 }
 
@@ -211,6 +209,10 @@ impl Drop for Steps {
     fn drop(&mut self) {
         // Layers are freed on another stream, which does not wait for this one.
         self.settle();
+        if self.shared.watch.hangs() {
+            // Leaked.
+            std::mem::forget((Arc::clone(&self.arena), Arc::clone(&self.shared)));
+        }
     }
 }
 

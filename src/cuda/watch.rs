@@ -1,12 +1,13 @@
 //! Waiting for the device, which may never answer.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cudarc::driver::{CudaContext, CudaEvent};
+use cudarc::driver::sys::{self, CUresult};
+use cudarc::driver::{CudaEvent, CudaStream};
 
+use super::pipeline::SLOTS;
 use super::{failed, lost};
 use crate::{Error, Result};
 
@@ -16,7 +17,7 @@ const SPIN: Duration = Duration::from_micros(300);
 const NAP: Duration = Duration::from_micros(50);
 
 /// How long a device may take for a batch, and whether it once took longer. What a device that hangs may still write to is
-/// never freed, and nothing waits for it again.
+/// never freed, and nothing waits for it again: memory, modules and the context are leaked, since giving them back waits.
 pub(super) struct Watch {
     patience: Duration,
     hangs: AtomicBool,
@@ -35,15 +36,12 @@ impl Watch {
     ///
     /// # Errors
     /// [`Error::DeviceLost`] with what went wrong in that work, or after the watch's patience.
-    pub(super) fn wait(&self, event: &CudaEvent, context: &Arc<CudaContext>) -> Result<()> {
+    pub(super) fn wait(&self, event: &CudaEvent) -> Result<()> {
         let begin = Instant::now();
         while !event.try_is_complete().map_err(|e| lost(failed("running the network", e)))? {
             match begin.elapsed() {
                 waited if waited >= self.patience => {
-                    if !self.hangs.swap(true, Ordering::AcqRel) {
-                        // Releasing the context would wait for the device.
-                        std::mem::forget(Arc::clone(context));
-                    }
+                    self.hangs.store(true, Ordering::Release);
                     return Err(Error::DeviceLost(format!(
                         "the device did not finish a batch within {} s; what was finished before is good, run the rest \
                          again, with --patience SECONDS if the device is only slow",
@@ -55,5 +53,18 @@ impl Watch {
             }
         }
         Ok(())
+    }
+
+    /// Waits until nothing is under way on `stream` any more, whatever comes of it, unless the device hangs or turns out to.
+    pub(super) fn settle(&self, stream: &CudaStream) {
+        let begin = Instant::now();
+        // Not the checked way, which may return an older error without a look.
+        // SAFETY: the stream is alive as long as the reference.
+        while !self.hangs() && unsafe { sys::cuStreamQuery(stream.cu_stream()) } == CUresult::CUDA_ERROR_NOT_READY {
+            if begin.elapsed() >= self.patience.saturating_mul(SLOTS as u32) {
+                self.hangs.store(true, Ordering::Release);
+            }
+            thread::sleep(NAP);
+        }
     }
 }

@@ -3,10 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::session::CudaSession;
-use super::{CudaDevice, Shared};
+use super::watch::Watch;
+use super::{CudaDevice, Settings, Shared};
 use crate::Result;
 use crate::backend::{Input, Score, Scored, Session as _};
-use crate::options::Precision;
+use crate::options::{Fc, Precision};
 use crate::plan::Plan;
 use crate::weights::Weights;
 
@@ -14,14 +15,17 @@ use crate::weights::Weights;
 pub(super) struct Wide {
     device: CudaDevice,
     weights: Weights,
-    settings: super::Settings,
+    settings: Settings,
+    /// The device's, which hangs as a whole.
+    watch: Arc<Watch>,
     session: Mutex<Option<CudaSession>>,
 }
 
 impl Wide {
-    pub(super) fn new(device: &CudaDevice, weights: Weights, settings: super::Settings) -> Self {
-        let settings = super::Settings { precision: Precision::Float32, ..settings };
-        Wide { device: device.clone(), weights, settings, session: Mutex::new(None) }
+    pub(super) fn new(device: &CudaDevice, weights: Weights, settings: Settings, watch: Arc<Watch>) -> Self {
+        // One image: cuBLASLt has nothing to offer.
+        let settings = Settings { precision: Precision::Float32, fc: Some(Fc::Own), ..settings };
+        Wide { device: device.clone(), weights, settings, watch, session: Mutex::new(None) }
     }
 
     /// The `k` best classes of one image, RGB (H, W, 3).
@@ -33,7 +37,7 @@ impl Wide {
         let session = match &mut *session {
             Some(session) => session,
             none => {
-                let shared = Shared::new(&self.weights, &self.device, self.settings)?;
+                let shared = Shared::new(&self.weights, &self.device, self.settings, Arc::clone(&self.watch))?;
                 let plan = Plan::new(self.weights.network(), 1, &[])?;
                 none.insert(CudaSession::new(Arc::new(shared), plan)?)
             }

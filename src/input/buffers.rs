@@ -8,12 +8,13 @@ use crate::pixels::Pixels;
 pub(super) fn circulate(buffers: Vec<Pixels>) -> (Places, Returns) {
     let len = buffers[0].len();
     let (sender, free) = unbounded();
-    let mut parts = Vec::new();
-    for buffer in buffers {
+    let (mut parts, mut memory) = (Vec::new(), Vec::new());
+    for mut buffer in buffers {
         parts.push((buffer.as_ptr().addr(), Vec::new()));
+        memory.push(buffer.split_to(0));
         sender.send(buffer).expect("its receiver is here");
     }
-    (Places { free, rest: None }, Returns { len, parts, free: sender })
+    (Places { free, rest: None }, Returns { len, parts, free: sender, _memory: memory })
 }
 
 /// Where the next rows go.
@@ -51,6 +52,9 @@ pub(super) struct Returns {
     /// Of each buffer its address and what is back of it. Addresses, since two buffers may be parts of one memory.
     parts: Vec<(usize, Vec<Pixels>)>,
     free: Sender<Pixels>,
+    /// Empty parts, which keep the buffers' memory once workers have ended: to free what is page-locked is to wait for the
+    /// device, and there may still be batches on it.
+    _memory: Vec<Pixels>,
 }
 
 impl Returns {

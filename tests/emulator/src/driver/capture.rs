@@ -86,13 +86,13 @@ impl Capture {
     }
 }
 
-/// Records `work` if the queue is being captured: whether it is.
-pub fn append(queue: &Queue, work: &Work) -> Outcome<bool> {
+/// Records `work`, or what never ends, if the queue is being captured: whether it is.
+pub fn append(queue: &Queue, work: Option<&Work>) -> Outcome<bool> {
     let mut member = lock(&queue.capture);
     let Some(Member { capture, last }) = member.as_mut() else { return Ok(false) };
     capture.check()?;
     let nodes = &mut lock(&capture.state).nodes;
-    nodes.push(Node { after: std::mem::take(last), work: Arc::clone(work) });
+    nodes.push(Node { after: std::mem::take(last), work: work.cloned() });
     last.push(nodes.len() - 1);
     Ok(true)
 }
@@ -257,10 +257,12 @@ exports! {
         begin(&Lane::of(stream)?, mode)
     }
 
+    /// Ends the capture even where it fails.
     fn cuStreamEndCapture(stream: Handle, graph: Out<Handle>) {
-        count(Call::Graph)?;
+        let counted = count(Call::Graph);
         graph.set(0)?;
         let ended = end(&Lane::of(stream)?)?;
+        counted?;
         let added = driver()?.graphs.add(ended);
         graph.set(added)
     }

@@ -36,6 +36,8 @@ pub struct Context {
     pub queues: Mutex<Vec<Arc<Queue>>>,
     /// Work is done as late as possible.
     pub deferred: bool,
+    /// And before it what other queues have to do that waits for nothing.
+    overtaking: bool,
 }
 
 impl Context {
@@ -51,6 +53,7 @@ impl Context {
             default_queue,
             per_thread_queue,
             deferred: driver.settings.deferred,
+            overtaking: driver.settings.overtaking,
         };
         driver.contexts.0.insert(handle, Arc::new(context));
         handle
@@ -81,6 +84,14 @@ impl Context {
         queues.retain(|queue| Arc::strong_count(queue) > 1 || !queue.end().is_done());
         queues.push(Arc::clone(&queue));
         queue
+    }
+
+    /// Before the host waits for `awaited`: does what other queues are ready for, where they overtake.
+    pub fn overtake(&self, awaited: &Arc<Queue>) {
+        if self.overtaking {
+            let queues = lock(&self.queues).clone();
+            queues.iter().filter(|queue| !Arc::ptr_eq(queue, awaited)).for_each(Queue::overtake);
+        }
     }
 
     /// Does all submitted work, that of the newest stream first: a stream often waits for an older one.

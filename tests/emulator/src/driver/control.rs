@@ -7,11 +7,15 @@
 //! | `CUEMU_DRIVER_VERSION` | `driver_version` | of `cuDriverGetVersion`, like `12000`; default 13000 |
 //! | `CUEMU_DEVICES` | `devices` | 0, 1 (default) or 2 |
 //! | `CUEMU_MEMORY` | `memory` | bytes per device; default 8 GiB |
+//! | `CUEMU_POOLS` | `pools` | `0`: devices without memory pools, on which memory is not allocated in stream order; default `1` |
 //! | `CUEMU_CHECKS` | `checks` | `all` (default), `none`, or some of `memory,initialised,races`, see [`Checks`] |
 //! | `CUEMU_COUNTERS` | `counters` | a file; each launch that ends well adds a line of its counters |
 //! | `CUEMU_PTX` | `ptx` | a folder; a module is replaced by the `.ptx` file there that has the same kernels |
-//! | `CUEMU_STREAMS` | `streams` | `eager` (default): work is done at the call; `deferred`: as late as the API allows |
-//! | `CUEMU_FAULT` | `fault` | `KIND:N:CODE`: the N-th call (from 1) of a kind, `alloc`, `copy`, `launch`, `sync` or `graph`, fails with a code, once; `KIND:N+:CODE`: all later ones too; empty (default): none. Codes of device faults (214, 220, 226, 700, 702, 710, 714 to 719) stay with the context, others don't |
+//! | `CUEMU_STREAMS` | `streams` | `eager` (default): work is done at the call; `deferred`: as late as the API allows; `overtaking`: as late, but once something is waited for, first what other streams have to do that waits for nothing |
+//! | `CUEMU_FAULT` | `fault` | `KIND:N:EFFECT`: what becomes of the N-th call (from 1) of a kind, `alloc`, `copy`, `launch`, `sync`, `graph`, `fill`, `wait` (of a stream for an event) or `record` (of an event); `KIND:N+:EFFECT`: of all later ones too; empty (default): nothing |
+//! | | | a code: it fails. Codes of device faults (214, 220, 226, 700, 702, 710, 714 to 719) stay with the context, others don't |
+//! | | | `skip`: it succeeds and does nothing; not of `alloc` and `graph` |
+//! | | | `hang`: the work of a `launch`, or of a `graph` call that launches, never ends: queries say so for ever, whatever waits for it waits for ever, and later work in the stream is not done |
 //! | `CUEMU_CALLS` | `calls` | a file; as the process ends it gets a line `KIND COUNT` for each kind of call |
 //! | `CUEMU_STUB` | `stub` | `1`: every call fails as in the toolkit's stub library; default `0` |
 
@@ -25,11 +29,12 @@ use super::inject::{Injection, write_counts_at_exit};
 use super::{Driver, any_driver, lock};
 use crate::Checks;
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "compute_capability",
     "driver_version",
     "devices",
     "memory",
+    "pools",
     "checks",
     "counters",
     "ptx",
@@ -48,6 +53,7 @@ pub struct Settings {
     pub devices: usize,
     /// Bytes per device.
     pub memory: u64,
+    pub pools: bool,
     pub checks: Checks,
     /// Where launches write what they counted.
     pub counters: Option<Arc<Path>>,
@@ -55,7 +61,9 @@ pub struct Settings {
     pub ptx: Option<Arc<Path>>,
     /// Streams do their work as late as possible.
     pub deferred: bool,
-    /// A call that is to fail.
+    /// And before it that of other streams.
+    pub overtaking: bool,
+    /// A call that is to go wrong.
     pub fault: Option<Injection>,
     /// Where the numbers of calls go in the end.
     pub calls: Option<Arc<Path>>,
@@ -71,10 +79,12 @@ impl Default for Settings {
             driver_version: 13000,
             devices: 1,
             memory: 8 << 30,
+            pools: true,
             checks: Checks::ALL,
             counters: None,
             ptx: None,
             deferred: false,
+            overtaking: false,
             fault: None,
             calls: None,
             stub: false,
@@ -103,6 +113,7 @@ impl Settings {
                 _ => return Err(expected("0, 1 or 2")),
             },
             "memory" => self.memory = value.parse().map_err(|_| expected("a number of bytes"))?,
+            "pools" => self.pools = flag(value).ok_or_else(|| expected("0 or 1"))?,
             "checks" => {
                 self.checks = match value {
                     "all" => Checks::ALL,
@@ -119,23 +130,20 @@ impl Settings {
             "counters" => self.counters = Some(Path::new(value).into()),
             "ptx" if !Path::new(value).is_dir() => return Err(expected("a folder of .ptx files")),
             "ptx" => self.ptx = Some(Path::new(value).into()),
-            "streams" => match value {
-                "eager" => self.deferred = false,
-                "deferred" => self.deferred = true,
-                _ => return Err(expected("eager or deferred")),
-            },
+            "streams" if !["eager", "deferred", "overtaking"].contains(&value) => {
+                return Err(expected("eager, deferred or overtaking"));
+            }
+            "streams" => (self.deferred, self.overtaking) = (value != "eager", value == "overtaking"),
             "fault" if value.is_empty() => self.fault = None,
             "fault" => {
                 let read = Injection::read(value);
-                self.fault = Some(read.ok_or_else(|| expected("KIND:N:CODE or KIND:N+:CODE, like copy:3:700"))?);
+                self.fault = Some(
+                    read.ok_or_else(|| expected("KIND:N:EFFECT, like copy:3:700, wait:1:skip or launch:2+:hang"))?,
+                );
             }
             "calls" if value.is_empty() => return Err(expected("the path of a file")),
             "calls" => self.calls = Some(Path::new(value).into()),
-            "stub" => match value {
-                "0" => self.stub = false,
-                "1" => self.stub = true,
-                _ => return Err(expected("0 or 1")),
-            },
+            "stub" => self.stub = flag(value).ok_or_else(|| expected("0 or 1"))?,
             _ => return Err(format!("there is no setting {key}; the settings are {}", KEYS.join(", "))),
         }
         Ok(())
@@ -151,6 +159,10 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+fn flag(value: &str) -> Option<bool> {
+    ["0", "1"].iter().position(|flag| *flag == value).map(|flag| flag == 1)
 }
 
 /// The settings, with the environment applied; printed and refused when that is malformed.

@@ -28,6 +28,8 @@ pub struct Device {
     pub ordinal: usize,
     pub compute_capability: (u32, u32),
     pub memory: GlobalMemory,
+    /// It has memory pools: memory is allocated in stream order.
+    pub pools: bool,
     /// Limits that depend on the compute capability.
     pub limits: Limits,
     /// The primary context while it is retained.
@@ -70,6 +72,7 @@ impl Device {
             ordinal,
             compute_capability: settings.compute_capability,
             memory: GlobalMemory::new(settings.memory),
+            pools: settings.pools,
             limits: Limits::new(settings.compute_capability),
             primary: Mutex::new(None),
         }
@@ -115,7 +118,7 @@ impl Device {
             97 => self.limits.shared_opt_in,
             106 => self.limits.blocks,
             111 => SHARED_RESERVED,
-            115 => 1, // MEMORY_POOLS_SUPPORTED: cuMemAllocAsync works
+            115 => u32::from(self.pools), // MEMORY_POOLS_SUPPORTED
             // Anything else would be an answer nobody has thought about.
             _ => return Err(Code::INVALID_VALUE),
         })

@@ -61,7 +61,7 @@ fn record(event: &Event, lane: &Lane) -> Outcome {
                 reached.get_or_init(Instant::now);
                 Ok(())
             };
-            match lane.add(Vec::new(), Arc::new(set))? {
+            match lane.add(Vec::new(), Some(Arc::new(set)))? {
                 Some(point) => Record::Point(point, time),
                 // A capture began in another thread just now.
                 None => return Err(Code::ILLEGAL_STATE),
@@ -111,6 +111,7 @@ exports! {
     }
 
     fn cuEventRecord(event: Handle, stream: Handle) {
+        count(Call::Record)?;
         let (event, _) = find(event)?;
         let lane = Lane::of(stream)?;
         if event.context != lane.context.handle {
@@ -123,6 +124,7 @@ exports! {
         count(Call::Sync)?;
         let (event, context) = find(event)?;
         if let Some((point, _)) = event.point()? {
+            context.overtake(point.queue());
             point.force();
         }
         context.synchronise()
@@ -133,8 +135,11 @@ exports! {
         let (event, context) = find(event)?;
         let recorded = event.point()?;
         capture::forbid_unsafe()?;
-        if recorded.is_some_and(|(point, _)| !point.poll()) {
-            return Err(Code::NOT_READY);
+        if let Some((point, _)) = recorded {
+            context.overtake(point.queue());
+            if !point.poll() {
+                return Err(Code::NOT_READY);
+            }
         }
         context.synchronise()
     }
@@ -142,6 +147,7 @@ exports! {
     /// Makes the stream's later work come after what the event stands for now; stream and event may be of two contexts.
     /// In a capture the event must have been recorded in the same one: an external wait isn't imitated.
     fn cuStreamWaitEvent(stream: Handle, event: Handle, flags: u32) {
+        count(Call::Wait)?;
         let lane = Lane::of(stream)?;
         let event = driver()?.events.get(event)?;
         if flags > 1 {
@@ -152,7 +158,7 @@ exports! {
             Record::Captured(mark) => capture::join(&lane.queue, &mark),
             _ if capture::is_captured(&lane.queue) => capture::forbid(&lane.queue, Code::STREAM_CAPTURE_ISOLATION),
             Record::Never => Ok(()),
-            Record::Point(point, _) => lane.add(vec![point], Arc::new(|| Ok(()))).map(|_| ()),
+            Record::Point(point, _) => lane.add(vec![point], Some(Arc::new(|| Ok(())))).map(|_| ()),
         }
     }
 

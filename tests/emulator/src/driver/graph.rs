@@ -18,7 +18,8 @@ pub type Work = Arc<dyn Fn() -> Outcome + Send + Sync>;
 pub struct Node {
     /// Earlier nodes that it comes after.
     pub after: Vec<usize>,
-    pub work: Work,
+    /// `None` never ends.
+    pub work: Option<Work>,
 }
 
 /// What a capture recorded.
@@ -88,24 +89,18 @@ fn along_branches(nodes: &[Node], last_first: bool) -> Vec<usize> {
 }
 
 impl Executable {
-    /// Submits all nodes as one piece of work.
-    fn launch(&self, lane: &Lane) -> Outcome {
+    /// Submits all nodes as one piece of work, or one that `hangs`.
+    fn launch(&self, lane: &Lane, hangs: bool) -> Outcome {
         let launch = self.launches.fetch_add(1, Ordering::Relaxed);
         // Eager streams keep the order of the capture, as a single stream would.
         let order = match lane.context.deferred {
             true => along_branches(&self.nodes, launch.is_multiple_of(2)),
             false => (0..self.nodes.len()).collect(),
         };
-        let nodes = Arc::clone(&self.nodes);
+        let work: Option<Vec<Work>> = order.into_iter().map(|node| self.nodes[node].work.clone()).collect();
         let context = Arc::clone(&lane.context);
-        let work: Work = Arc::new(move || {
-            for node in &order {
-                if context.faulted() {
-                    break;
-                }
-                (nodes[*node].work)()?;
-            }
-            Ok(())
+        let work = work.filter(|_| !hangs).map(|work| -> Work {
+            Arc::new(move || work.iter().take_while(|_| !context.faulted()).try_for_each(|work| work()))
         });
         let mut last = lock(&self.last);
         if let Some(point) = lane.add(last.clone().into_iter().collect(), work)? {
@@ -128,7 +123,6 @@ fn instantiate(executable: &Out<Handle>, graph: Handle) -> Outcome {
 
 /// A live executable graph and the lane to run it in, of the same context.
 fn find(executable: Handle, stream: Handle) -> Outcome<(Arc<Executable>, Lane)> {
-    count(Call::Graph)?;
     let lane = Lane::of(stream)?;
     let found = driver()?.executables.get(executable)?;
     if found.context == lane.context.handle { Ok((found, lane)) } else { Err(Code::INVALID_VALUE) }
@@ -151,12 +145,14 @@ exports! {
 
     /// There is nothing to upload.
     fn cuGraphUpload(executable: Handle, stream: Handle) {
+        count(Call::Graph)?;
         find(executable, stream).map(|_| ())
     }
 
     fn cuGraphLaunch(executable: Handle, stream: Handle) {
+        let hangs = count(Call::Graph)?;
         let (executable, lane) = find(executable, stream)?;
-        executable.launch(&lane)
+        executable.launch(&lane, hangs)
     }
 
     /// Launches under way go on.
@@ -183,8 +179,7 @@ mod tests {
     use super::*;
 
     fn order(after: &[&[usize]], last_first: bool) -> Vec<usize> {
-        let nodes: Vec<Node> =
-            after.iter().map(|after| Node { after: after.to_vec(), work: Arc::new(|| Ok(())) }).collect();
+        let nodes: Vec<Node> = after.iter().map(|after| Node { after: after.to_vec(), work: None }).collect();
         along_branches(&nodes, last_first)
     }
 
@@ -203,7 +198,7 @@ mod tests {
     #[test]
     fn what_comes_before() {
         let after: [&[usize]; 4] = [&[], &[0], &[0], &[1]];
-        let nodes = after.map(|after| Node { after: after.to_vec(), work: Arc::new(|| Ok(())) });
+        let nodes = after.map(|after| Node { after: after.to_vec(), work: None });
         let graph = Graph::new(0, nodes.into());
         assert_eq!(graph.before(&[3]), [true, true, false, true]);
         assert_eq!(graph.before(&[3, 2]), [true; 4]);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::abi::{HostSource, HostTarget};
 use super::device::device;
 use super::errors::{Code, Outcome, exports};
+use super::graph::Work;
 use super::inject::{Call, count};
 use super::stream::Lane;
 use super::{Handle, driver, explain};
@@ -44,10 +45,11 @@ exports! {
     /// other than 0 from `run` becomes the fault of the context.
     fn cuemu_enqueue(stream: Handle, run: Run, data: *mut c_void, release: extern "C" fn(*mut c_void)) {
         let data = Data { pointer: data, release };
-        count(Call::Launch)?;
+        let hangs = count(Call::Launch)?;
         let lane = Lane::of(stream)?;
         let ordinal = lane.context.device.ordinal;
-        lane.add(Vec::new(), Arc::new(move || data.run(run, ordinal))).map(|_| ())
+        let work = (!hangs).then(|| -> Work { Arc::new(move || data.run(run, ordinal)) });
+        lane.add(Vec::new(), work).map(|_| ())
     }
 
     /// `cuemu_read(ordinal, to, from, bytes)`: copies device memory to the host for such work. 700 for a bad address,

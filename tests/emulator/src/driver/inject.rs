@@ -1,4 +1,4 @@
-//! Faults on demand: the n-th call of a kind fails.
+//! Faults on demand: the n-th call of a kind fails, does nothing, or starts work that never ends.
 
 use super::abi::{Out, Text};
 use super::any_driver;
@@ -10,7 +10,7 @@ use super::errors::{Code, Outcome, exports};
 pub enum Call {
     /// Of device memory and of page-locked host memory.
     Alloc,
-    /// Copies and fills.
+    /// Copies, but not fills.
     Copy,
     /// Kernels, and what a library enqueues.
     Launch,
@@ -18,20 +18,39 @@ pub enum Call {
     Sync,
     /// Begin and end of captures, instantiation, upload and launch of graphs.
     Graph,
+    /// Fills.
+    Fill,
+    /// Waits of a stream for an event.
+    Wait,
+    /// Records of an event.
+    Record,
 }
 
-pub const CALLS: [(Call, &str); 5] = [
+pub const CALLS: [(Call, &str); 8] = [
     (Call::Alloc, "alloc"),
     (Call::Copy, "copy"),
     (Call::Launch, "launch"),
     (Call::Sync, "sync"),
     (Call::Graph, "graph"),
+    (Call::Fill, "fill"),
+    (Call::Wait, "wait"),
+    (Call::Record, "record"),
 ];
 
 /// Calls of each kind so far.
 pub type Counts = [u64; CALLS.len()];
 
-/// Which call fails and how.
+/// What becomes of a call.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Effect {
+    Fails(Code),
+    /// It succeeds and does nothing, as if the program had forgotten it.
+    Skipped,
+    /// The work that it submits never ends.
+    Hangs,
+}
+
+/// Which call goes wrong and how.
 #[derive(Clone)]
 pub struct Injection {
     call: Call,
@@ -39,18 +58,24 @@ pub struct Injection {
     number: u64,
     /// All later ones too.
     onwards: bool,
-    code: Code,
+    effect: Effect,
 }
 
 impl Injection {
-    /// Reads `KIND:N:CODE` or `KIND:N+:CODE`.
+    /// Reads `KIND:N:EFFECT` or `KIND:N+:EFFECT`, the effect being a code, `skip` or `hang`.
     pub fn read(text: &str) -> Option<Injection> {
-        let [kind, number, code] = text.split(':').collect::<Vec<_>>()[..] else { return None };
+        let [kind, number, effect] = text.split(':').collect::<Vec<_>>()[..] else { return None };
         let (call, _) = *CALLS.iter().find(|(_, name)| *name == kind)?;
         let (digits, onwards) = number.strip_suffix('+').map_or((number, false), |digits| (digits, true));
         let number = digits.parse().ok().filter(|number| *number > 0)?;
-        let code = code.parse().ok().filter(|code| *code > 0)?;
-        Some(Injection { call, number, onwards, code: Code(code) })
+        let effect = match (effect, call) {
+            // The others give back what a program could not go on without.
+            ("skip", Call::Alloc | Call::Graph) => return None,
+            ("skip", _) => Effect::Skipped,
+            ("hang", Call::Launch | Call::Graph) => Effect::Hangs,
+            (code, _) => Effect::Fails(Code(code.parse().ok().filter(|code| *code > 0)?)),
+        };
+        Some(Injection { call, number, onwards, effect })
     }
 }
 
@@ -59,13 +84,13 @@ fn is_sticky(code: Code) -> bool {
     matches!(code.0, 214 | 220 | 226 | 700 | 702 | 710 | 714..=719)
 }
 
-/// Counts a call.
+/// Counts a call; whether the work that it submits is to hang, which matters to launches alone.
 ///
 /// # Errors
-/// The setting's code when it is this call's turn: the call must do nothing. A sticky code becomes the fault of the
-/// current context too, reported by every later call in it.
-pub fn count(call: Call) -> Outcome {
-    let code = {
+/// The setting's code when it is this call's turn, 0 for a call that is skipped: it must do nothing. A sticky code becomes
+/// the fault of the current context too, reported by every later call in it.
+pub fn count(call: Call) -> Outcome<bool> {
+    let effect = {
         let mut driver = any_driver();
         let counted = &mut driver.calls[call as usize];
         *counted += 1;
@@ -73,14 +98,19 @@ pub fn count(call: Call) -> Outcome {
         let hit = |injection: &Injection| {
             injection.call == call && (number == injection.number || injection.onwards && number > injection.number)
         };
-        driver.settings.fault.as_ref().filter(|injection| hit(injection)).map(|injection| injection.code)
+        driver.settings.fault.as_ref().filter(|injection| hit(injection)).map(|injection| injection.effect)
     };
-    let Some(code) = code else { return Ok(()) };
+    let code = match effect {
+        None => return Ok(false),
+        Some(Effect::Hangs) => return Ok(true),
+        Some(Effect::Skipped) => return Err(Code(0)),
+        Some(Effect::Fails(code)) => code,
+    };
     if is_sticky(code)
         && let Ok(context) = current()
     {
         context.fault(code);
-        return context.synchronise();
+        context.synchronise()?;
     }
     Err(code)
 }
@@ -109,7 +139,7 @@ pub fn write_counts_at_exit() {
 }
 
 exports! {
-    /// `cuemu_calls(kind, count)`: calls of a kind (`alloc`, `copy`, `launch`, `sync`, `graph`) so far.
+    /// `cuemu_calls(kind, count)`: calls of a kind (`alloc`, `copy`, .., see `CUEMU_FAULT`) so far.
     fn cuemu_calls(kind: Text, calls: Out<u64>) {
         let kind = kind.get()?;
         let (call, _) = *CALLS.iter().find(|(_, name)| *name == kind).ok_or(Code::INVALID_VALUE)?;
@@ -125,9 +155,14 @@ mod tests {
     #[test]
     fn settings() {
         let found = Injection::read("copy:12+:700").unwrap();
-        assert_eq!((found.call as usize, found.number, found.onwards, found.code), (1, 12, true, Code(700)));
+        let effect = Effect::Fails(Code(700));
+        assert_eq!((found.call as usize, found.number, found.onwards, found.effect), (1, 12, true, effect));
         assert!(!Injection::read("alloc:1:2").unwrap().onwards);
-        for text in ["", "copy", "copy:1", "copy:0:2", "copy:1:0", "copies:1:2", "copy:1:2:3", "copy:+:2", "copy:1:x"] {
+        assert_eq!(Injection::read("wait:1:skip").unwrap().effect, Effect::Skipped);
+        assert_eq!(Injection::read("launch:2:hang").unwrap().effect, Effect::Hangs);
+        let numbers =
+            ["", "copy", "copy:1", "copy:0:2", "copy:1:0", "copies:1:2", "copy:1:2:3", "copy:+:2", "copy:1:x"];
+        for text in numbers.iter().chain(&["alloc:1:skip", "graph:1:skip", "copy:1:hang", "launch:1:skip:hang"]) {
             assert!(Injection::read(text).is_none(), "{text}");
         }
     }

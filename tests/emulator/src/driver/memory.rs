@@ -151,15 +151,15 @@ fn fill32(lane: &Lane, address: u64, word: u32, count: usize) -> Outcome {
 }
 
 /// The default stream for a synchronous copy or fill.
-fn synchronous() -> Outcome<Lane> {
-    count(Call::Copy)?;
+fn synchronous(call: Call) -> Outcome<Lane> {
+    count(call)?;
     capture::forbid_unsafe()?;
     Lane::of(0)
 }
 
 /// The stream of an asynchronous copy or fill.
-fn asynchronous(stream: Handle) -> Outcome<Lane> {
-    count(Call::Copy)?;
+fn asynchronous(call: Call, stream: Handle) -> Outcome<Lane> {
+    count(call)?;
     Lane::of(stream)
 }
 
@@ -187,6 +187,9 @@ exports! {
     fn cuMemAllocAsync(address: Out<u64>, bytes: usize, stream: Handle) {
         count(Call::Alloc)?;
         let lane = Lane::of(stream)?;
+        if !lane.context.device.pools {
+            return Err(Code::NOT_SUPPORTED);
+        }
         capture::forbid(&lane.queue, Code::STREAM_CAPTURE_UNSUPPORTED)?;
         let found = allocate(&lane.context, bytes)?;
         if lane.context.deferred {
@@ -215,7 +218,7 @@ exports! {
     /// Waits for the default stream. Then pageable memory is staged, and copied on while the host goes on; a copy of
     /// pinned memory is waited for.
     fn cuMemcpyHtoD_v2(to: u64, from: HostSource, bytes: usize) {
-        let lane = synchronous()?;
+        let lane = synchronous(Call::Copy)?;
         if is_pinned(from.address(), bytes)? || !lane.context.deferred {
             host_to_device(&lane, to, from, bytes)?;
             return lane.synchronise();
@@ -225,42 +228,42 @@ exports! {
     }
 
     fn cuMemcpyDtoH_v2(to: HostTarget, from: u64, bytes: usize) {
-        let lane = synchronous()?;
+        let lane = synchronous(Call::Copy)?;
         device_to_host(&lane, to, from, bytes)?;
         lane.synchronise()
     }
 
     /// Doesn't wait, as a driver's doesn't for copies within a device.
     fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize) {
-        device_to_device(&synchronous()?, to, from, bytes)
+        device_to_device(&synchronous(Call::Copy)?, to, from, bytes)
     }
 
     fn cuMemcpyHtoDAsync_v2(to: u64, from: HostSource, bytes: usize, stream: Handle) {
-        host_to_device(&asynchronous(stream)?, to, from, bytes)
+        host_to_device(&asynchronous(Call::Copy, stream)?, to, from, bytes)
     }
 
     /// To pageable memory this waits, as a driver's does.
     fn cuMemcpyDtoHAsync_v2(to: HostTarget, from: u64, bytes: usize, stream: Handle) {
-        device_to_host(&asynchronous(stream)?, to, from, bytes)
+        device_to_host(&asynchronous(Call::Copy, stream)?, to, from, bytes)
     }
 
     fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: Handle) {
-        device_to_device(&asynchronous(stream)?, to, from, bytes)
+        device_to_device(&asynchronous(Call::Copy, stream)?, to, from, bytes)
     }
 
     fn cuMemsetD8_v2(address: u64, byte: u8, count: usize) {
-        fill8(&synchronous()?, address, byte, count)
+        fill8(&synchronous(Call::Fill)?, address, byte, count)
     }
 
     fn cuMemsetD32_v2(address: u64, word: u32, count: usize) {
-        fill32(&synchronous()?, address, word, count)
+        fill32(&synchronous(Call::Fill)?, address, word, count)
     }
 
     fn cuMemsetD8Async(address: u64, byte: u8, count: usize, stream: Handle) {
-        fill8(&asynchronous(stream)?, address, byte, count)
+        fill8(&asynchronous(Call::Fill, stream)?, address, byte, count)
     }
 
     fn cuMemsetD32Async(address: u64, word: u32, count: usize, stream: Handle) {
-        fill32(&asynchronous(stream)?, address, word, count)
+        fill32(&asynchronous(Call::Fill, stream)?, address, word, count)
     }
 }

@@ -43,6 +43,8 @@ struct State {
     running: bool,
     /// Polls that found something undone since the last submission.
     polls: u64,
+    /// Position of the first piece that never ends: from there on nothing is done.
+    hangs: Option<u64>,
 }
 
 struct Piece {
@@ -62,12 +64,17 @@ impl Queue {
         Arc::new(Queue { kind, state: Mutex::default(), progress: Condvar::new(), capture: Mutex::default() })
     }
 
-    /// Adds a piece that is to run after `after`; returns its point.
-    pub fn push(self: &Arc<Self>, after: Vec<Point>, task: Task) -> Point {
+    /// Adds a piece that is to run after `after`, or that never ends; returns its point.
+    pub fn push(self: &Arc<Self>, after: Vec<Point>, task: Option<Task>) -> Point {
+        // Known by now for all that was submitted before.
+        let hangs = task.is_none() || after.iter().any(Point::hangs);
         let mut state = lock(&self.state);
-        state.pieces.push_back(Piece { after, task });
+        state.pieces.push_back(Piece { after, task: task.unwrap_or_else(|| Box::new(|| ())) });
         state.submitted += 1;
         state.polls = 0;
+        if hangs {
+            state.hangs = state.hangs.or(Some(state.submitted));
+        }
         Point { queue: Arc::clone(self), position: state.submitted }
     }
 
@@ -80,6 +87,27 @@ impl Queue {
     pub fn abandon(&self) {
         let pieces = std::mem::take(&mut lock(&self.state).pieces);
         drop(pieces);
+    }
+
+    /// Whether something up to a position never ends.
+    fn hangs(&self, position: u64) -> bool {
+        lock(&self.state).hangs.is_some_and(|hangs| hangs <= position)
+    }
+
+    /// Does what comes after nothing that isn't done.
+    pub fn overtake(self: &Arc<Self>) {
+        loop {
+            let (next, after) = {
+                let state = lock(&self.state);
+                let Some(piece) = state.pieces.front() else { return };
+                (state.done + 1, piece.after.clone())
+            };
+            // Without the lock, which is not held with another queue's.
+            if self.hangs(next) || !after.iter().all(Point::is_done) {
+                return;
+            }
+            self.run_to(next);
+        }
     }
 
     fn done(&self) -> u64 {
@@ -112,16 +140,28 @@ impl Point {
         self.queue.done() >= self.position
     }
 
+    pub fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+
+    /// Whether it is never reached.
+    pub fn hangs(&self) -> bool {
+        self.queue.hangs(self.position)
+    }
+
     /// Returns once everything up to here is done.
     pub fn force(&self) {
+        while self.hangs() {
+            std::thread::park();
+        }
         self.queue.run_to(self.position);
     }
 
     /// Whether everything up to here is done. Each poll but the first does one more piece, so that
     /// polling comes to an end.
     pub fn poll(&self) -> bool {
-        if self.is_done() {
-            return true;
+        if self.is_done() || self.hangs() {
+            return self.is_done();
         }
         let polls = {
             let mut state = lock(&self.queue.state);

@@ -2,7 +2,8 @@
 //!
 //! An eager stream does its work at the call that submits it, which is a legal schedule: no device promises to be slower.
 //! A deferred stream (`CUEMU_STREAMS`) does it as late as the API allows, when something waits for it, and then only
-//! what that depends on, so that a wait that is missing shows.
+//! what that depends on, so that a wait that is missing shows. Where streams overtake, everything else comes first that
+//! depends on nothing undone: then a wait shows that is missing on the other side.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use super::context::{Context, current};
 use super::errors::{Code, Outcome, exports, guard};
 use super::graph::Work;
 use super::inject::{Call, count};
-use super::queue::{Kind, Point, Queue};
+use super::queue::{Kind, Point, Queue, Task};
 use super::{Handle, driver, lock};
 
 /// Lower is more urgent; least is 0.
@@ -72,29 +73,31 @@ impl Lane {
         if !self.context.faulted() {
             check()?;
         }
-        self.add(Vec::new(), Arc::new(work)).map(|_| ())
+        self.add(Vec::new(), Some(Arc::new(work))).map(|_| ())
     }
 
-    /// Submits `work`, to run after `after` too. The point where it's done, or `None` where the stream is being captured.
+    /// Submits `work`, or what never ends, to run after `after` too. The point where it's done, or `None` where the stream is being captured.
     ///
     /// # Errors
     /// Of a spoilt capture.
-    pub fn add(&self, after: Vec<Point>, work: Work) -> Outcome<Option<Point>> {
-        if capture::append(&self.queue, &work)? {
+    pub fn add(&self, after: Vec<Point>, work: Option<Work>) -> Outcome<Option<Point>> {
+        if capture::append(&self.queue, work.as_ref())? {
             return Ok(None);
         }
         let context = Arc::clone(&self.context);
-        let task = Box::new(move || {
-            if !context.faulted() {
-                match guard("work", || work()) {
-                    0 => {}
-                    code => context.fault(Code(code)),
+        let task = work.map(|work| -> Task {
+            Box::new(move || {
+                if !context.faulted() {
+                    match guard("work", || work()) {
+                        0 => {}
+                        code => context.fault(Code(code)),
+                    }
                 }
-            }
+            })
         });
         let after = [after, self.implied()].concat();
         let point = self.queue.push(after, task);
-        if !self.context.deferred {
+        if !self.context.deferred && !point.hangs() {
             point.force();
         }
         Ok(Some(point))
@@ -117,7 +120,7 @@ impl Lane {
     /// The point of all work submitted so far, for the default stream that of all blocking streams too.
     fn end(&self) -> Point {
         match self.queue.kind {
-            Kind::Default => self.queue.push(self.implied(), Box::new(|| ())),
+            Kind::Default => self.queue.push(self.implied(), Some(Box::new(|| ()))),
             _ => self.queue.end(),
         }
     }
@@ -130,6 +133,7 @@ impl Lane {
         capture::forbid(&self.queue, Code::STREAM_CAPTURE_UNSUPPORTED)?;
         let mut points = if self.queue.kind == Kind::Default { self.implied() } else { Vec::new() };
         points.push(self.queue.end());
+        self.context.overtake(&self.queue);
         if points.iter().all(Point::poll) { self.context.synchronise() } else { Err(Code::NOT_READY) }
     }
 
@@ -139,6 +143,7 @@ impl Lane {
     /// The context's fault; `STREAM_CAPTURE_UNSUPPORTED` where the stream is being captured.
     pub fn synchronise(&self) -> Outcome {
         capture::forbid(&self.queue, Code::STREAM_CAPTURE_UNSUPPORTED)?;
+        self.context.overtake(&self.queue);
         self.end().force();
         self.context.synchronise()
     }

@@ -87,6 +87,29 @@ fn a_missing_wait_shows() {
     });
 }
 
+/// A stream that runs ahead of the one that is waited for, which should have kept it back.
+#[test]
+fn overtaking() {
+    in_child("driver::deferred::overtaking", &[("CUEMU_STREAMS", "overtaking")], || {
+        let context = untracked();
+        let (first, second) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+        let filled = |wait: bool| {
+            let mut values = first.clone_htod(&[9.0f32]).unwrap();
+            first.synchronize().unwrap();
+            first.memset_zeros(&mut values).unwrap();
+            if wait {
+                second.join(&first).unwrap();
+            }
+            let address = values.device_ptr(&first).0;
+            // SAFETY: room for one value.
+            unsafe { result::memcpy_htod_async(address, &[1.0f32], second.cu_stream()).unwrap() };
+            first.join(&second).unwrap();
+            first.clone_dtoh(&values).unwrap()[0]
+        };
+        assert_eq!((filled(true), filled(false)), (1.0, 0.0), "the fill came last");
+    });
+}
+
 #[test]
 fn host_memory() {
     in_child("driver::deferred::host_memory", &DEFERRED, || {

@@ -93,6 +93,19 @@ fn out_of_memory() {
     });
 }
 
+#[test]
+fn no_memory_pools() {
+    in_child("driver::settings::no_memory_pools", &[("CUEMU_POOLS", "0")], || {
+        let context = CudaContext::new(0).unwrap();
+        let stream = context.new_stream().unwrap();
+        assert!(!context.has_async_alloc());
+        // SAFETY: nothing is allocated.
+        let refused = unsafe { result::malloc_async(stream.cu_stream(), 4) };
+        assert_eq!(code(refused), CUresult::CUDA_ERROR_NOT_SUPPORTED);
+        assert_eq!(stream.clone_dtoh(&stream.clone_htod(&[1u32]).unwrap()).unwrap(), [1]);
+    });
+}
+
 /// What hardware would let pass is a fault while `checks` is `all`.
 #[test]
 fn checks_reach_the_machine() {
