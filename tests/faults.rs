@@ -42,10 +42,11 @@ struct Case {
     overflows: bool,
 }
 
-/// Two slots, the first of them used twice, the second time for less than a batch.
-const THREE_BATCHES: Case = Case { batch: 2, images: 5, streams: "eager", overflows: false };
+/// Two slots, each used twice: the first batch runs kernel by kernel, the next two as graphs, and the last, which is less than a
+/// batch, again kernel by kernel.
+const FOUR_BATCHES: Case = Case { batch: 2, images: 7, streams: "eager", overflows: false };
 /// Every picture is computed a second time, in float32.
-const OVERFLOWS: Case = Case { batch: 2, images: 3, overflows: true, ..THREE_BATCHES };
+const OVERFLOWS: Case = Case { batch: 2, images: 3, overflows: true, ..FOUR_BATCHES };
 
 fn file_name(picture: &str) -> String {
     format!("samples/shapes/{picture}.jpg")
@@ -215,13 +216,13 @@ fn calls_that_fail(case: Case, choose: impl Fn(Vec<String>) -> Vec<String>) {
 
 #[test]
 fn some_calls_that_fail() {
-    calls_that_fail(THREE_BATCHES, spread);
+    calls_that_fail(FOUR_BATCHES, spread);
 }
 
 #[test]
 #[ignore = "a process for every call of a run, run by .ci/run"]
 fn every_call_that_fails() {
-    calls_that_fail(THREE_BATCHES, |all| all);
+    calls_that_fail(FOUR_BATCHES, |all| all);
 }
 
 #[test]
@@ -233,10 +234,10 @@ fn every_call_that_fails_beside_float32() {
 /// Batches before the one that fails are out, none of the others.
 #[test]
 fn finished_batches_are_out() {
-    let whole = THREE_BATCHES.whole();
-    // The last call of its kind belongs to the last batch.
-    for (kind, code, rows) in [("graph", 719, 2), ("wait", 700, 2)] {
-        let ended = THREE_BATCHES.with(&format!("{kind}:{}:{code}", whole.calls[kind]));
+    let whole = FOUR_BATCHES.whole();
+    // The last graph is the third batch's, the last wait the fourth's; the batch before is under way as well.
+    for (kind, code, rows) in [("graph", 719, 2), ("wait", 700, 4)] {
+        let ended = FOUR_BATCHES.with(&format!("{kind}:{}:{code}", whole.calls[kind]));
         assert_eq!((ended.code, ended.finished(&whole)), (7, rows), "{kind}: {ended:?}");
     }
 }
@@ -244,8 +245,8 @@ fn finished_batches_are_out() {
 /// No batch fits, however small: the batches that were finished before stay.
 #[test]
 fn memory_that_stays_short() {
-    let whole = THREE_BATCHES.whole();
-    let ended = THREE_BATCHES.with(&format!("graph:{}+:2", whole.calls["graph"]));
+    let whole = FOUR_BATCHES.whole();
+    let ended = FOUR_BATCHES.with(&format!("graph:{}+:2", whole.calls["graph"]));
     assert_eq!(ended.code, 5, "{ended:?}");
     assert!(ended.stderr.contains("going on with 1") && ended.stderr.contains("--batch-size"), "{ended:?}");
     assert_eq!(ended.finished(&whole), 2);
@@ -254,14 +255,14 @@ fn memory_that_stays_short() {
 /// A device that does not answer is given up after `--patience`: what was finished is out, and nothing waits for it again.
 #[test]
 fn a_device_that_hangs() {
-    let whole = THREE_BATCHES.whole();
-    // Of four graph calls a batch the last starts it.
-    let hangs = [("graph:4:hang", 0), ("graph:8:hang", 2), ("graph:12:hang", 4), ("launch:3:hang", 0)];
+    let whole = FOUR_BATCHES.whole();
+    // Of four graph calls a graph the last starts it: the second batch's, and the third's.
+    let hangs = [("graph:4:hang", 2), ("graph:8:hang", 4), ("launch:3:hang", 0)];
     // Without memory pools every call that frees memory waits for the device.
     for (streams, pools) in [("eager", "1"), ("deferred", "1"), ("eager", "0")] {
         let faults: Vec<String> = hangs.iter().map(|(fault, _)| fault.to_string()).collect();
         each(&faults, |fault| {
-            let case = Case { streams, ..THREE_BATCHES };
+            let case = Case { streams, ..FOUR_BATCHES };
             let ended = case.predict(&["--patience", "1"], &[("CUEMU_FAULT", fault), ("CUEMU_POOLS", pools)]);
             let rows = hangs.iter().find(|(hang, _)| *hang == fault).unwrap().1;
             assert_eq!((ended.code, ended.finished(&whole)), (7, rows), "{ended:?}");
@@ -286,7 +287,7 @@ fn a_device_that_hangs_in_float32() {
 #[cfg(target_os = "linux")]
 fn a_device_that_hangs_while_the_disk_is_full() {
     let extra = ["--patience", "1", "--results-file", "/dev/full"];
-    let ended = THREE_BATCHES.predict(&extra, &[("CUEMU_FAULT", "graph:8:hang")]);
+    let ended = FOUR_BATCHES.predict(&extra, &[("CUEMU_FAULT", "graph:4:hang")]);
     assert_eq!(ended.code, 6, "{ended:?}");
 }
 
@@ -314,7 +315,7 @@ fn the_largest_batch_that_fits() {
     let most = number(&tight, "that fits: ") as usize;
     assert!((4..7).contains(&most), "{tight}");
     let predict = |batch: usize| {
-        let case = Case { batch, images: 7, ..THREE_BATCHES };
+        let case = Case { batch, images: 7, ..FOUR_BATCHES };
         let ended = case.predict(&[], &[("CUEMU_MEMORY", memory)]);
         assert_eq!((ended.code, ended.finished(&case.whole())), (0, 7), "{ended:?}");
         ended.stderr
@@ -330,7 +331,7 @@ fn the_largest_batch_that_fits() {
 /// Runs of which each call matters to one at least. The second fills up the first slot's first batch, the third the second
 /// slot's.
 const SCENARIOS: [Case; 3] =
-    [THREE_BATCHES, Case { batch: 4, images: 3, ..THREE_BATCHES }, Case { batch: 4, images: 7, ..THREE_BATCHES }];
+    [FOUR_BATCHES, Case { batch: 4, images: 3, ..FOUR_BATCHES }, Case { batch: 4, images: 7, ..FOUR_BATCHES }];
 
 /// Calls that a run can do without.
 ///
