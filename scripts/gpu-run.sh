@@ -19,7 +19,7 @@ export ALEXNET_TEST_ROOT=$PWD ALEXNET_TEST_DEVICE=${ALEXNET_TEST_DEVICE:-cuda}
 
 case $slice in
 correctness)
-    timeout 540 ./suite --include-ignored --test-threads 4 cuda f16 guards dropout preflight > "$out/correctness.txt" 2>&1
+    timeout 540 ./suite --include-ignored --test-threads 4 cuda f16 guards dropout preflight batches pipeline > "$out/correctness.txt" 2>&1
     status=$?
     ;;
 sanitizer)

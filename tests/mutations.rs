@@ -4,6 +4,7 @@
 //! the crate's: that PTX without a barrier or a wait, or what nvcc makes of a mutated source. `scripts/mutations.sh` runs
 //! the latter.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -352,6 +353,7 @@ fn every_mutation_is_caught() {
     assert_eq!(failures(&unchanged), [""; 0], "the kernels as they are");
 
     let mut survivors = vec![];
+    let mut table = String::from("| mutation | file | caught by | tests |\n|---|---|---|---|\n");
     for (index, mutation) in MUTATIONS.iter().enumerate() {
         let root = subfolder(folder.path(), &format!("kernels-{index}"));
         copy(&kernels, &root);
@@ -364,11 +366,17 @@ fn every_mutation_is_caught() {
             mutation.name,
             if caught.is_empty() { "nothing".into() } else { caught.join(", ") }
         );
-        if caught.is_empty() {
-            survivors.push(mutation.name);
+        match caught.iter().min() {
+            // One by name: with hundreds of random cases, others are a matter of their number.
+            Some(test) => {
+                let Mutation { name, file, .. } = mutation;
+                writeln!(table, "| {name} | `kernels/{file}` | `{test}` | {} |", caught.len()).unwrap();
+            }
+            None => survivors.push(mutation.name),
         }
     }
     assert_eq!(survivors, [""; 0], "mutations that no test has caught");
+    testdata::generated("docs/mutations.md", "mutations", &table);
 }
 
 /// The kernel tests that fail where the emulated driver loads the modules in `ptx` for those with the same kernels.

@@ -38,3 +38,17 @@ pub fn overflowing_demo() -> Checkpoint {
     }
     checkpoint
 }
+
+/// Checks that `text` is what stands in the part of `document` that is called `part`. With `GENERATE=write` it is written there.
+pub fn generated(document: &str, part: &str, text: &str) {
+    let path = path(document);
+    let all = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let (begin, end) = (format!("<!-- generated: {part} -->\n"), "<!-- end -->");
+    let (before, rest) = all.split_once(&begin).expect("the part begins");
+    let (found, after) = rest.split_once(end).expect("the part ends");
+    if std::env::var("GENERATE").is_ok_and(|what| what == "write") {
+        std::fs::write(&path, format!("{before}{begin}\n{}\n\n{end}{after}", text.trim())).expect("it can be written");
+    } else {
+        assert_eq!(found.trim(), text.trim(), "{document} is stale: run this test with GENERATE=write");
+    }
+}

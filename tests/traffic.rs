@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::fs;
 use std::process::Command;
 
 use alexnet::Fc;
@@ -72,7 +71,7 @@ fn counters(tests: &[&str]) -> Vec<HashMap<String, String>> {
 const IMAGES: usize = 64;
 
 /// What every layer moves, in float16 at full width: at most 1.3 times what its input, filter and output take. The figures
-/// stand in `docs/performance.md`; `PERFORMANCE=write` writes them there.
+/// stand in `docs/performance.md`.
 #[test]
 #[ignore = "a minute, run by .ci/run"]
 fn layers_move_little_more_than_their_floor() {
@@ -125,7 +124,7 @@ fn layers_move_little_more_than_their_floor() {
         }
         assert_eq!(rows.next(), None, "launches beyond the plan's");
     }
-    generated("traffic", &text);
+    testdata::generated("docs/performance.md", "traffic", &text);
 }
 
 /// Bytes that a step must read and write, each once.
@@ -143,20 +142,6 @@ fn floor(step: &Step, rules: &Rules) -> usize {
         _ => (0, 0),
     };
     IMAGES * (input + step.output.len() * element.of_output(step).bytes()) + filter + bias
-}
-
-/// Checks that `text` stands in the part of `docs/performance.md` that is called `name`, or writes it there.
-fn generated(name: &str, text: &str) {
-    let path = testdata::path("docs/performance.md");
-    let document = fs::read_to_string(&path).unwrap();
-    let (begin, end) = (format!("<!-- generated: {name} -->\n"), "<!-- end -->");
-    let (before, rest) = document.split_once(&begin).expect("the part is there");
-    let (found, after) = rest.split_once(end).expect("the part ends");
-    if std::env::var("PERFORMANCE").is_ok_and(|what| what == "write") {
-        fs::write(&path, format!("{before}{begin}{text}\n{end}{after}")).unwrap();
-    } else {
-        assert_eq!(found.trim(), text.trim(), "docs/performance.md is stale: run this test with PERFORMANCE=write");
-    }
 }
 
 fn run_once(variant: &str) {
