@@ -55,8 +55,8 @@ impl Layout {
         });
         // What cuBLASLt runs, it runs for the largest number of images too.
         let cublaslt = |step: &Step| select::route(step, plan.batch, rules) == Route::CublasLt;
-        let first = plan.steps.iter().position(|step| cublaslt(step));
-        let last = plan.steps.iter().rposition(|step| cublaslt(step));
+        let first = plan.steps.iter().position(&cublaslt);
+        let last = plan.steps.iter().rposition(cublaslt);
         let workspace = match first.zip(last) {
             Some((first, last)) => Region { bytes: WORKSPACE_BYTES, first, last },
             None => Region { bytes: 0, first: 0, last: 0 },

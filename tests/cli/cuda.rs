@@ -6,24 +6,25 @@ use super::{alexnet, alexnet_cuda, csv_rows};
 /// PyTorch's labels and probabilities for all sample pictures, from both demo checkpoints.
 #[test]
 fn cuda_labels_the_samples_as_pytorch_does() {
-    label_the_samples("float32", 1e-3);
+    label_the_samples("float32", 1e-3, &["shapes.safetensors"]);
 }
 
 /// As float32, but for the probabilities, which move by a few parts in a thousand.
 #[test]
 fn cuda_labels_the_samples_in_float16() {
-    label_the_samples("float16", 1e-2);
+    label_the_samples("float16", 1e-2, &["shapes.safetensors"]);
 }
 
 #[test]
 #[ignore = "seconds for both checkpoints, run by .ci/run"]
-fn cuda_labels_the_samples_in_tf32_and_bfloat16() {
-    label_the_samples("tf32", 1e-2);
-    label_the_samples("bfloat16", 5e-2);
+fn cuda_labels_the_samples_of_both_checkpoints() {
+    for (precision, tolerance) in [("float32", 1e-3), ("tf32", 1e-2), ("float16", 1e-2), ("bfloat16", 5e-2)] {
+        label_the_samples(precision, tolerance, &["shapes.safetensors", "shapes-paper.safetensors"]);
+    }
 }
 
-fn label_the_samples(precision: &str, tolerance: f64) {
-    for checkpoint in ["shapes.safetensors", "shapes-paper.safetensors"] {
+fn label_the_samples(precision: &str, tolerance: f64, checkpoints: &[&str]) {
+    for checkpoint in checkpoints {
         let path = format!("samples/{checkpoint}");
         let arguments =
             ["predict", "samples/shapes", "--checkpoint", &path, "--device", "cuda", "--precision", precision];
