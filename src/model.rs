@@ -232,7 +232,11 @@ impl Model {
     /// # Errors
     /// [`Error::Usage`] when `values` is not a whole number of images.
     pub fn predict_tensor(&self, values: &[f32], k: usize) -> Result<Vec<Vec<Prediction>>> {
-        Ok(self.predict(Input::Tensor(values), k)?.0)
+        let (mut results, overflowed) = self.predict(Input::Tensor(values), k)?;
+        for index in overflowed {
+            results[index].iter_mut().for_each(|prediction| prediction.score = f32::NAN);
+        }
+        Ok(results)
     }
 
     /// Logits, (N, classes).

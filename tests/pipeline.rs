@@ -3,7 +3,6 @@
 use alexnet::net::{Network, VARIANTS};
 use alexnet::weights::{LayerWeights, Weights, seeded};
 use alexnet::{Input, Model, Options, Pipeline, Pixels, Precision, Prediction, Score, Scored};
-use half::f16;
 
 use crate::device::{CPU, CUDA, CUDA_F16, Target, backend, options};
 use crate::on_every_target;
@@ -165,6 +164,4 @@ fn overflows_are_computed_again_in_float32() {
             _ => assert_eq!(narrow, wide),
         }
     }
-    // The case is one: what float16 cannot hold is in there.
-    assert!(f16::from_f32(70_000.0).is_infinite());
 }

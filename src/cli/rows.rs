@@ -100,7 +100,8 @@ impl RowWriter {
             Sink::Jsonl(_) => Ok(()),
             Sink::Table(out) => {
                 let best = if k > 1 { format!(", {k} best classes") } else { String::new() };
-                writeln!(out, "{:<width$}  {score:>9}  label{best}", "filename")
+                let precision = if self.columns.precision { "  precision" } else { "" };
+                writeln!(out, "{:<width$}  {score:>9}  label{best}{precision}", "filename")
             }
             Sink::Csv(csv) => {
                 let suffix = |i: usize| if k == 1 { String::new() } else { format!("_{i}") };

@@ -53,12 +53,21 @@ impl<'a> Runner<'a> {
         Ok(runner)
     }
 
-    /// Memory for batches of the runner's present size.
+    /// Memory for batches of the runner's size, which is halved where there is not as much.
     ///
     /// # Errors
     /// Those of the device.
-    pub fn buffers(&self) -> Result<Vec<Pixels>> {
-        (0..BUFFERS).map(|_| self.model.pixels(self.batch)).collect()
+    pub fn buffers(&mut self) -> Result<Vec<Pixels>> {
+        loop {
+            match (0..BUFFERS).map(|_| self.model.pixels(self.batch)).collect() {
+                Err(Error::DeviceMemory(reason)) => {
+                    self.halve(reason)?;
+                    self.pipeline = None; // its memory goes before the next one's comes
+                    self.open()?;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Runs everything that `feed` gives, in [`buffers`](Self::buffers), and shows each batch's rows and what came out for

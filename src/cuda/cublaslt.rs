@@ -23,6 +23,7 @@ use super::args::{Addresses, DevicePtr};
 use super::element::{Element, filter_pitch};
 use super::launch::Launcher;
 use super::shared::to_device;
+use super::watch::Watch;
 use super::{CudaDevice, Rules};
 use crate::net::Shape;
 use crate::options::Precision;
@@ -106,12 +107,14 @@ impl CublasLt {
         Ok(CublasLt { handle, context, version })
     }
 
-    /// Whether a NaN survives its ReLU, which NVIDIA documents as max(x, 0): asked of the device, with a small product.
+    /// Whether a NaN survives its ReLU, which NVIDIA documents as max(x, 0): asked of the device, with a small product. `None`
+    /// where there is no algorithm for that.
     ///
     /// # Errors
     /// Those of the device and of cuBLASLt.
-    pub fn keeps_nan(self: &Arc<Self>, launcher: &Launcher, rules: &Rules) -> Result<bool> {
-        const N: usize = 16;
+    pub fn keeps_nan(self: &Arc<Self>, launcher: &Launcher, watch: &Watch, rules: &Rules) -> Result<Option<bool>> {
+        const DOING: &str = "trying cuBLASLt";
+        const N: usize = 8;
         let shape = Shape { h: 1, w: 1, c: N };
         let step = Step {
             layers: vec!["a probe"],
@@ -124,13 +127,13 @@ impl CublasLt {
             logits: false,
         };
         let element = rules.element();
-        let upload = |value: f32, count: usize| to_device(launcher, &element.encode(&vec![value; count]));
+        let upload = |value: f32, count: usize| to_device(launcher, watch, &element.encode(&vec![value; count]));
         let (source, filter, bias, target) =
             (upload(f32::NAN, N * N)?, upload(1.0, N * N)?, upload(0.0, N)?, upload(0.0, N * N)?);
-        let workspace = to_device(launcher, &vec![0u8; WORKSPACE_BYTES])?;
+        let workspace = to_device(launcher, watch, &vec![0u8; WORKSPACE_BYTES])?;
         let stream = launcher.own_stream();
         let at = |slice: &CudaSlice<u8>| slice.device_ptr(stream).0;
-        let Some(matmul) = Matmul::new(self, &step, N, rules, at(&bias))? else { return Ok(true) };
+        let Some(matmul) = Matmul::new(self, &step, N, rules, at(&bias))? else { return Ok(None) };
         let addresses = Addresses {
             source: at(&source),
             target: at(&target),
@@ -141,11 +144,13 @@ impl CublasLt {
         // SAFETY: N inputs and outputs of N elements, as the step says, and N rows of N elements, which need no padding; all
         // live until the result is downloaded, on this one stream.
         unsafe { matmul.run(stream, &addresses)? };
-        let bytes = stream.clone_dtoh(&target).map_err(|e| super::failed("trying cuBLASLt", e))?;
-        stream.synchronize().map_err(|e| super::failed("trying cuBLASLt", e))?;
+        // Waited for before it is copied, since a copy to ordinary memory waits without limit.
+        watch.wait_for(stream, DOING)?;
+        let bytes = stream.clone_dtoh(&target).map_err(|e| super::failed(DOING, e))?;
+        stream.synchronize().map_err(|e| super::failed(DOING, e))?;
         let mut values = vec![];
         element.decode(&bytes, &mut values);
-        Ok(values.iter().all(|value| value.is_nan()))
+        Ok(Some(values.iter().all(|value| value.is_nan())))
     }
 
     /// Makes the context current, which every call relies on.

@@ -7,7 +7,7 @@ use super::fuse::as_run;
 use super::pipeline::SLOTS;
 use super::results::Results;
 use super::select::Rules;
-use super::steps::fits;
+use super::steps::{fits, most_images};
 use crate::Result;
 use crate::net::Network;
 use crate::plan::Plan;
@@ -54,7 +54,8 @@ impl Footprint {
         rules: &Rules,
         (free, total): (usize, usize),
     ) -> Result<usize> {
-        let (mut fitting, mut beyond) = (0, most + 1);
+        let countable = most_images(&as_run(network, Plan::new(network, 1, &[])?, rules));
+        let (mut fitting, mut beyond) = (0, most.min(countable) + 1);
         while beyond - fitting > 1 {
             let images = fitting + (beyond - fitting) / 2;
             let Footprint { weights, arena, .. } = Footprint::of(network, images, rules)?;
@@ -97,6 +98,8 @@ mod tests {
         };
         assert!(bytes(most) <= room && bytes(most + 1) > room, "{most}");
         assert_eq!(Footprint::largest_batch(&network, 7, &rules, (free, total)).unwrap(), 7);
+        // Kernels count conv1's 55 x 55 x 64 outputs in 31 bits.
+        assert_eq!(Footprint::largest_batch(&network, 100_000, &rules, (1 << 40, 1 << 40)).unwrap(), 11_092);
         assert_eq!(Footprint::largest_batch(&network, 7, &rules, (1 << 20, total)).unwrap(), 0);
     }
 }

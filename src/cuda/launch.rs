@@ -64,13 +64,6 @@ impl Launcher {
         &self.stream
     }
 
-    /// Waits for the stream, whatever it reports: after this no copy reads or writes host memory any more. For error paths;
-    /// the checked way may return an older error without waiting.
-    pub(super) fn settle(&self) {
-        // SAFETY: the stream is alive as long as this launcher.
-        let _ = unsafe { result::stream::synchronize(self.stream.cu_stream()) };
-    }
-
     /// Starts what was prepared for `step` and `images`, and returns at once. `seed` matters to dropout alone.
     ///
     /// # Safety

@@ -3,12 +3,13 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, result};
+use cudarc::driver::sys::CUresult;
+use cudarc::driver::{CudaContext, DriverError, result};
 
 use super::failed;
 use super::watch::Watch;
-use crate::Result;
 use crate::pixels::Memory;
+use crate::{Error, Result};
 
 /// Page-locked bytes, zero at first.
 pub(super) struct Pinned {
@@ -24,7 +25,14 @@ unsafe impl Sync for Pinned {}
 
 impl Pinned {
     pub(super) fn new(context: &Arc<CudaContext>, watch: &Arc<Watch>, len: usize) -> Result<Self> {
-        let refused = |e| failed(&format!("allocating {} MB of page-locked memory", len >> 20), e);
+        let refused = |e: DriverError| match e.0 {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::DeviceMemory(format!(
+                "CUDA error 2 while allocating {} MB of page-locked memory: out of memory; lower --batch-size, or free memory \
+                 of the machine",
+                len.div_ceil(1 << 20)
+            )),
+            _ => failed("allocating page-locked memory", e),
+        };
         context.bind_to_thread().map_err(refused)?;
         // SAFETY: the context is current.
         let start = unsafe { result::malloc_host(len.max(1), 0) }.map_err(refused)?;

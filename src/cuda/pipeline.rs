@@ -61,6 +61,8 @@ struct UnderWay {
     /// Of the graph, which fills the batch up.
     results: Results,
     slot: usize,
+    /// Whether all of it was queued: only then does `done` stand for this batch.
+    started: bool,
 }
 
 impl CudaPipeline {
@@ -109,7 +111,7 @@ impl CudaPipeline {
             return Err(Error::Usage("a batch of no images".into()));
         }
         let results = Results { images: self.tier(images), k: self.k };
-        self.under_way.push_back(UnderWay { pixels, images, results, slot: self.slot });
+        self.under_way.push_back(UnderWay { pixels, images, results, slot: self.slot, started: false });
         self.slot = (self.slot + 1) % SLOTS;
         Ok(())
     }
@@ -140,7 +142,9 @@ impl CudaPipeline {
             Some(graph) => graph.launch().map_err(starting)?,
             None => self.enqueue(number, results).map_err(lost)?,
         }
-        slot.done.record(stream).map_err(starting)
+        slot.done.record(stream).map_err(starting)?;
+        self.under_way.back_mut().expect("it is there").started = true;
+        Ok(())
     }
 
     /// The graph of all kernels for a number of images, from pixels in slot `number` to results on the host.
@@ -214,8 +218,11 @@ impl Pipeline for CudaPipeline {
 
     fn collect(&mut self) -> Result<Option<Done>> {
         let Some(batch) = self.under_way.front() else { return Ok(None) };
+        if !batch.started {
+            return Err(Error::DeviceLost("a batch did not start, and has no results; submit it again".into()));
+        }
         let shared = &self.steps.shared;
-        shared.watch.wait(&self.slots[batch.slot].done)?;
+        shared.watch.wait(&self.slots[batch.slot].done, self.steps.stream())?;
         let scored = self.read(batch)?;
         let batch = self.under_way.pop_front().expect("it is there");
         Ok(Some(Done { pixels: batch.pixels, scored }))

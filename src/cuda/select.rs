@@ -241,20 +241,24 @@ impl Problem {
         const L2_BYTES: f64 = 64.0; // a cycle, into one multiprocessor
         const STEP_LATENCY: f64 = 400.0; // cycles that a lone block cannot hide
         const BLOCK_OVERHEAD: f64 = 2500.0; // cycles before the first product and after the last
+        const SHARED_BYTES: f64 = 128.0; // a cycle, of a multiprocessor's shared memory
         const TENSOR_CORES: f64 = 4.0; // of a multiprocessor, each with warps of its own
 
         let tile = (config.block_m * config.block_n) as f64;
         let step_k = ROW_BYTES / rules.element().bytes() as f64;
         let compute = tile * step_k / rate;
         let load = (config.block_m + config.block_n) as f64 * ROW_BYTES / L2_BYTES;
+        let warps = config.kernel.threads() as usize / 32;
+        // Two rows of warps: what one reads of A the other columns' warps read too, and of B the other row's.
+        let reads = config.block_m * (warps / 2).max(1) + config.block_n * 2;
+        let shared = (reads + config.block_m + config.block_n) as f64 * ROW_BYTES / SHARED_BYTES;
         let steps = (self.gemm_k as f64 / step_k).ceil();
         let steps = (steps / splits as f64).ceil();
         let blocks = row_blocks * self.gemm_n.div_ceil(config.block_n) * self.groups * splits;
-        let warps = f64::from(config.kernel.threads() / 32);
         let wave = |resident: usize| {
             let resident = resident as f64;
-            let busy = (resident * warps / TENSOR_CORES).min(1.0);
-            steps * (resident * (compute / busy).max(load)).max(STEP_LATENCY) + BLOCK_OVERHEAD
+            let busy = (resident * warps as f64 / TENSOR_CORES).min(1.0);
+            steps * (resident * (compute / busy).max(load).max(shared)).max(STEP_LATENCY) + BLOCK_OVERHEAD
         };
         let at_once = rules.multiprocessors * config.resident;
         let mut cycles = (blocks / at_once) as f64 * wave(config.resident);

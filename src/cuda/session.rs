@@ -81,8 +81,9 @@ impl CudaSession {
 
     /// Waits for everything queued so far.
     fn wait(&self) -> Result<()> {
-        self.done.record(self.steps.stream()).map_err(|e| lost(failed("running the network", e)))?;
-        self.steps.shared.watch.wait(&self.done)
+        let stream = self.steps.stream();
+        self.done.record(stream).map_err(|e| lost(failed("running the network", e)))?;
+        self.steps.shared.watch.wait(&self.done, stream)
     }
 
     /// The output of step `index` of the last run.
@@ -153,6 +154,10 @@ impl Session for CudaSession {
         let done = self.enqueue(input).map_err(lost).and_then(|()| self.wait());
         if done.is_err() {
             self.steps.settle(); // the input is the caller's again
+            if self.steps.shared.watch.hangs() {
+                // It may be read for ever, as may the caller's: the device then gets whatever is there.
+                std::mem::forget(std::mem::take(&mut self.host.input));
+            }
             self.images = 0;
         }
         done

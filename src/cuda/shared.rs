@@ -60,7 +60,7 @@ impl Shared {
         let opened = match fc {
             _ if deterministic => Err(None),
             Some(Fc::Own) => Err(None),
-            Some(Fc::CublasLt) | None => open_cublaslt(device, weights, &launcher, &rules)?.map_err(Some),
+            Some(Fc::CublasLt) | None => open_cublaslt(device, weights, (&launcher, &watch), &rules)?.map_err(Some),
         };
         let (cublaslt, why_not) = match opened {
             Ok(library) => (Some(library), None),
@@ -81,16 +81,16 @@ impl Shared {
             let layer = layer.clone().channels_last(taps);
             let upload = |filter: &[f32]| {
                 let gemm_k = filter.len() / layer.bias.len();
-                to_device(&launcher, &encode_filter(precision, node.layer.name, filter, gemm_k)?)
+                to_device(&launcher, &watch, &encode_filter(precision, node.layer.name, filter, gemm_k)?)
             };
             let rearranged = depth.filter(|_| index == 0).map(|depth| upload(&depth.filter(&layer.weight)));
             let linear = matches!(node.layer.op, Op::Linear { .. });
             let rounds = linear && cublaslt.is_some() && rules.element() != Element::F32;
-            let rounded_bias = rounds.then(|| to_device(&launcher, &rules.element().encode(&layer.bias)));
+            let rounded_bias = rounds.then(|| to_device(&launcher, &watch, &rules.element().encode(&layer.bias)));
             Ok(DeviceLayer {
                 filter: upload(&layer.weight)?,
                 depth_filter: rearranged.transpose()?,
-                bias: to_device(&launcher, &layer.bias)?,
+                bias: to_device(&launcher, &watch, &layer.bias)?,
                 rounded_bias: rounded_bias.transpose()?,
             })
         });
@@ -125,7 +125,7 @@ impl Shared {
 fn open_cublaslt(
     device: &CudaDevice,
     weights: &Weights,
-    launcher: &Launcher,
+    (launcher, watch): (&Launcher, &Watch),
     rules: &Rules,
 ) -> Result<Result<Arc<CublasLt>, Unusable>> {
     let weighted = weights.network().nodes.iter().filter(|n| n.weight_shape().is_some());
@@ -138,19 +138,22 @@ fn open_cublaslt(
         Ok(library) => Arc::new(library),
         Err(unusable) => return Ok(Err(unusable)),
     };
-    if library.keeps_nan(launcher, rules)? {
-        return Ok(Ok(library));
-    }
-    let reason = format!("the ReLU of {library} turns NaN to 0, which would hide an overflow");
+    let reason = match library.keeps_nan(launcher, watch, rules)? {
+        Some(true) => return Ok(Ok(library)),
+        Some(false) => format!("the ReLU of {library} turns NaN to 0, which would hide an overflow"),
+        None => format!("{library} has no algorithm for a small product"),
+    };
     Ok(Err(Unusable { reason, fix: "say --fc own" }))
 }
 
 /// Uploads `values`, and waits until they are there.
-pub(super) fn to_device<T: DeviceRepr>(launcher: &Launcher, values: &[T]) -> Result<CudaSlice<T>> {
+pub(super) fn to_device<T: DeviceRepr>(launcher: &Launcher, watch: &Watch, values: &[T]) -> Result<CudaSlice<T>> {
+    const DOING: &str = "uploading weights";
     let stream = launcher.own_stream();
-    let uploaded = stream.clone_htod(values).and_then(|slice| stream.synchronize().map(|()| slice));
-    uploaded.map_err(|e| {
-        launcher.settle(); // the values are the caller's again
-        failed("uploading weights", e)
-    })
+    let copied = stream.clone_htod(values).map_err(|e| failed(DOING, e));
+    let uploaded = copied.and_then(|slice| watch.wait_for(stream, DOING).map(|()| slice));
+    if uploaded.is_err() {
+        watch.settle(stream); // the values are the caller's again
+    }
+    uploaded
 }

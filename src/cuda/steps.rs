@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _};
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _, result};
 
 use super::arena::Layout;
 use super::args::{Addresses, DevicePtr};
@@ -24,7 +24,8 @@ pub(super) struct Steps {
     pub(super) launcher: Launcher,
     pub(super) plan: Plan,
     layout: Layout,
-    arena: Arc<CudaSlice<u8>>,
+    /// `None` only while this is dropped.
+    arena: Option<CudaSlice<u8>>,
 }
 
 /// Largest number of elements of a buffer: kernels count them, and the rows of a GEMM up to the end of its last tile, in a
@@ -32,6 +33,14 @@ pub(super) struct Steps {
 const MAX_ELEMENTS: usize = i32::MAX as usize - 128;
 /// Of the device's memory, the part that is left to others: one in this many.
 const MEMORY_LEFT: usize = 16;
+
+/// The largest batch of `plan` whose elements kernels can count.
+pub(super) fn most_images(plan: &Plan) -> usize {
+    // One buffer is as good as another: their number is the plan's, not the batch's.
+    let unpooled = plan.steps.iter().map(|step| step.unpooled().len());
+    let largest = plan.steps.iter().map(|step| step.output.len()).chain(unpooled).max();
+    MAX_ELEMENTS / largest.unwrap_or(0).max(plan.input.len()).max(1)
+}
 
 /// Whether an allocation leaves the device enough of its `total` memory, of which `free` is free.
 pub(super) fn fits(bytes: usize, free: usize, total: usize) -> bool {
@@ -45,13 +54,11 @@ impl Steps {
     /// [`Error::DeviceMemory`] where it would take more than is free, [`Error::Usage`] for a batch beyond what kernels count.
     pub(super) fn new(shared: Arc<Shared>, plan: Plan, slots: usize, results: usize) -> Result<Self> {
         let plan = as_run(&shared.network, plan, &shared.rules);
-        let largest = plan.steps.iter().map(|step| step.output.len()).max().unwrap_or(0).max(plan.input.len());
-        if plan.batch.saturating_mul(largest) > MAX_ELEMENTS {
-            return Err(Error::Usage(match MAX_ELEMENTS / largest {
-                0 => format!(
-                    "one image needs a buffer of {largest} elements, more than the {MAX_ELEMENTS} that kernels count"
-                ),
-                most => format!("a batch of {} needs too large a buffer; lower --batch-size to {most}", plan.batch),
+        let most = most_images(&plan);
+        if plan.batch > most {
+            return Err(Error::Usage(match most {
+                0 => format!("one image needs a buffer of more than the {MAX_ELEMENTS} elements that kernels count"),
+                _ => format!("a batch of {} needs too large a buffer; lower --batch-size to {most}", plan.batch),
             }));
         }
         let layout = Layout::new(&plan, &shared.rules, slots, results);
@@ -77,7 +84,7 @@ impl Steps {
             let mut pixels = arena.slice_mut(pixels..pixels + plan.batch * plan.input.len());
             stream.memset_zeros(&mut pixels).map_err(|e| failed("clearing memory", e))?;
         }
-        Ok(Steps { shared, launcher, plan, layout, arena: Arc::new(arena) })
+        Ok(Steps { shared, launcher, plan, layout, arena: Some(arena) })
     }
 
     pub(super) fn stream(&self) -> &Arc<CudaStream> {
@@ -85,7 +92,7 @@ impl Steps {
     }
 
     fn address(&self, offset: usize) -> DevicePtr {
-        address(&self.arena, self.stream()) + offset as DevicePtr
+        address(self.arena.as_ref().expect("it is there until this is dropped"), self.stream()) + offset as DevicePtr
     }
 
     /// Where the pixels of slot `slot` are.
@@ -209,10 +216,16 @@ impl Drop for Steps {
     fn drop(&mut self) {
         // Layers are freed on another stream, which does not wait for this one.
         self.settle();
+        let arena = self.arena.take();
         if self.shared.watch.hangs() {
             // Leaked.
-            std::mem::forget((Arc::clone(&self.arena), Arc::clone(&self.shared)));
+            std::mem::forget((arena, Arc::clone(&self.shared)));
+            return;
         }
+        drop(arena);
+        // A memory pool gives memory back when a stream is next waited for, and the next arena is sized by what is free.
+        // SAFETY: the stream is alive. Nothing is under way on it: it was waited for above.
+        let _ = unsafe { result::stream::synchronize(self.stream().cu_stream()) };
     }
 }
 

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cudarc::driver::sys::{self, CUresult};
-use cudarc::driver::{CudaEvent, CudaStream};
+use cudarc::driver::{CudaEvent, CudaStream, DriverError, result};
 
 use super::pipeline::SLOTS;
 use super::{failed, lost};
@@ -32,13 +32,27 @@ impl Watch {
         self.hangs.load(Ordering::Acquire)
     }
 
-    /// Waits for the work before `event`.
+    /// Waits for the work on `stream` before `event`, which was recorded there.
     ///
     /// # Errors
     /// [`Error::DeviceLost`] with what went wrong in that work, or after the watch's patience.
-    pub(super) fn wait(&self, event: &CudaEvent) -> Result<()> {
+    pub(super) fn wait(&self, event: &CudaEvent, stream: &CudaStream) -> Result<()> {
+        self.wait_or(event, stream, |e| lost(failed("running the network", e)))
+    }
+
+    /// Waits for everything that was queued on `stream`, to begin with, for `doing`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with what went wrong, [`Error::DeviceLost`] after the watch's patience.
+    pub(super) fn wait_for(&self, stream: &CudaStream, doing: &str) -> Result<()> {
+        let event = stream.record_event(None).map_err(|e| failed(doing, e))?;
+        self.wait_or(&event, stream, |e| failed(doing, e))
+    }
+
+    fn wait_or(&self, event: &CudaEvent, stream: &CudaStream, failed: impl Fn(DriverError) -> Error) -> Result<()> {
+        make_current(stream);
         let begin = Instant::now();
-        while !event.try_is_complete().map_err(|e| lost(failed("running the network", e)))? {
+        while !event.try_is_complete().map_err(&failed)? {
             match begin.elapsed() {
                 waited if waited >= self.patience => {
                     self.hangs.store(true, Ordering::Release);
@@ -57,6 +71,7 @@ impl Watch {
 
     /// Waits until nothing is under way on `stream` any more, whatever comes of it, unless the device hangs or turns out to.
     pub(super) fn settle(&self, stream: &CudaStream) {
+        make_current(stream);
         let begin = Instant::now();
         // Not the checked way, which may return an older error without a look.
         // SAFETY: the stream is alive as long as the reference.
@@ -67,4 +82,11 @@ impl Watch {
             thread::sleep(NAP);
         }
     }
+}
+
+/// Makes the stream's context this thread's, which a pipeline may have been moved to. Not the checked way, which returns an
+/// older error without doing so; what fails here fails in the call that follows.
+fn make_current(stream: &CudaStream) {
+    // SAFETY: the context is alive as long as the stream.
+    let _ = unsafe { result::ctx::set_current(stream.context().cu_ctx()) };
 }

@@ -16,7 +16,8 @@ fn predict(cublaslt: Option<&Path>, arguments: &[&str], environment: &[(&str, &s
         libraries.push(":");
         libraries.push(library);
     }
-    let pictures = ["ring", "star", "triangle/0.jpg"].map(|name| format!("samples/shapes/{name}")); // nine
+    // Nine; a test that wants more batches names more.
+    let pictures = ["ring", "star", "triangle/0.jpg"].map(|name| format!("samples/shapes/{name}"));
     let mut command = command(["predict", "--device", "cuda", "--input-size", "63", "-b", "9"]);
     command.args(pictures).args(arguments);
     command.env_remove("CUDA_VISIBLE_DEVICES").env("LD_PRELOAD", libraries).envs(environment.iter().copied());
@@ -29,11 +30,15 @@ fn predict(cublaslt: Option<&Path>, arguments: &[&str], environment: &[(&str, &s
 fn the_device_line_names_what_computes_fully_connected_layers() {
     let library = cublaslt_library();
     let line = |library, arguments: &[&str], expected: &str| -> Option<Vec<String>> {
-        let run = predict(library, arguments, &[])?;
+        // Four batches, of which the second and the third are captured into graphs and the last is short.
+        let more = ["spiral", "checkerboard", "cross", "disc", "dots", "square", "stripes"]
+            .map(|name| format!("samples/shapes/{name}"));
+        let run = predict(library, &[arguments, &more.each_ref().map(|name| &**name)].concat(), &[])?;
         assert!(run.stderr.contains(expected), "'{expected}' is not in:\n{}", run.stderr);
         Some(csv_rows(&run.expect(0)).into_iter().map(|row| row["label"].clone()).collect())
     };
     let Some(own) = line(None, &["--fc", "own"], "fully connected layers by own kernels, last bits") else { return };
+    assert_eq!(own.len(), 9 + 28);
     for arguments in [&["--fc", "cublaslt"][..], &[]] {
         assert_eq!(
             line(Some(&library), arguments, "fully connected layers by cuBLASLt 13.0.0, last bits").as_ref(),
