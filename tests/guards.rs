@@ -7,7 +7,7 @@ use alexnet::cuda::args::TopKArgs;
 use alexnet::cuda::select::{self, Candidate, Launch, Problem};
 use alexnet::cuda::{Addresses, Element, Launcher, encode_filter};
 use alexnet::net::{Lrn, LrnScope, Op, Shape, VARIANTS};
-use alexnet::plan::{Plan, Step, StepKind};
+use alexnet::plan::{Plan, SpaceToDepth, Step, StepKind};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -239,37 +239,55 @@ fn pixels_are_read_within_bounds() {
 
 fn check_pixels(on: Target) {
     let launcher = Launcher::new(device::cuda(), on.precision).unwrap();
-    for seed in 0..20 {
+    let preprocess = VARIANTS[4].preprocess;
+    for seed in 0..40 {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let shape = Shape { h: rng.random_range(1..=20), w: rng.random_range(1..=20), c: 3 };
-        let preprocess = VARIANTS[4].preprocess;
-        let step = alexnet::plan::Step {
+        // Now and then wider than what a block of any kernel takes at once.
+        let widest = if rng.random_ratio(1, 4) { 600 } else { 20 };
+        let shape = Shape { h: rng.random_range(1..=20), w: rng.random_range(1..=widest), c: 3 };
+        let images = rng.random_range(1..=3);
+        let depth = rng.random::<bool>().then(|| SpaceToDepth { block: 4, padding: rng.random_range(0..=5) });
+        // As it is, or blocks: some are all padding, and some pixels are in none.
+        let output = depth.map_or(shape, |SpaceToDepth { block, padding }| {
+            let mut blocks = |pixels: usize| (pixels + padding + rng.random_range(0..=8)).div_ceil(block).max(2) - 1;
+            Shape { h: blocks(shape.h), w: blocks(shape.w), c: 3 * block * block }
+        });
+        let step = Step {
             layers: vec!["input"],
-            kind: StepKind::Preprocess { preprocess, depth: None },
+            kind: StepKind::Preprocess { preprocess, depth },
             input: shape,
-            output: shape,
+            output,
             source: None,
             target: 0,
             kept: false,
             logits: false,
         };
-        let pixels: Vec<u8> = (0..shape.len()).map(|_| rng.random()).collect();
+        let pixels: Vec<u8> = (0..images * shape.len()).map(|_| rng.random()).collect();
         // SAFETY: everything here runs on this one stream.
         let stream = unsafe { launcher.stream() };
         // Exactly as long as the pixels: a read past their end is found by the device or its tools.
         let source = stream.clone_htod(&pixels).unwrap();
-        let target = Guarded::new(&launcher, "output", on.element(), &vec![f32::NAN; shape.len()]);
+        let target = Guarded::new(&launcher, "output", on.element(), &vec![f32::NAN; images * output.len()]);
         let addresses =
             Addresses { source: source.device_ptr(stream).0, target: target.address(), ..Addresses::default() };
-        let launch = Launch { grid: [rng.random_range(1..=2), 1, 1], ..select::select(&step, 1, &on.rules()) };
-        // SAFETY: source and target hold one image of `shape` and live until the output is downloaded.
-        unsafe { launcher.launch_step(&launch, &step, 1, &on.rules(), 0, &addresses).unwrap() };
-        let output = target.checked(&format!("seed {seed}, {shape}"));
-        for (index, value) in output.iter().enumerate() {
-            let channel = index % 3;
-            let pixel = pixels[index - channel + preprocess.source(channel)];
-            let expected = on.store(preprocess.apply(pixel, channel));
-            assert_eq!(value.to_bits(), expected.to_bits(), "seed {seed}, element {index}");
+        let launch = Launch { grid: [rng.random_range(1..=3), 1, 1], ..select::select(&step, images, &on.rules()) };
+        // SAFETY: source and target hold the images' pixels and outputs and live until the output is downloaded.
+        unsafe { launcher.launch_step(&launch, &step, images, &on.rules(), 0, &addresses).unwrap() };
+        let what = format!("seed {seed}, {images} images, {step:?}, {launch:?}");
+        let SpaceToDepth { block, padding } = depth.unwrap_or(SpaceToDepth { block: 1, padding: 0 });
+        for (index, value) in target.checked(&what).iter().enumerate() {
+            let (place, element) = (index / output.c, index % output.c);
+            let (row, column) = (element / 3 / block, element / 3 % block);
+            let h = (place / output.w % output.h * block + row).wrapping_sub(padding);
+            let w = (place % output.w * block + column).wrapping_sub(padding);
+            let channel = element % 3;
+            let expected = if h < shape.h && w < shape.w {
+                let pixel = ((index / output.len() * shape.h + h) * shape.w + w) * 3;
+                on.store(preprocess.apply(pixels[pixel + preprocess.source(channel)], channel))
+            } else {
+                0.0
+            };
+            assert_eq!(value.to_bits(), expected.to_bits(), "{what}, element {index}");
         }
     }
 }

@@ -27,7 +27,7 @@ struct Mutation {
 const CONV: &str = "conv/conv_mma.cuh";
 const CONV_F16: &str = "conv/conv_f16.cu";
 
-const MUTATIONS: [Mutation; 30] = [
+const MUTATIONS: [Mutation; 33] = [
     Mutation {
         name: "dropped k",
         file: CONV,
@@ -241,15 +241,42 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
     Mutation {
         name: "blocks of pixels without padding",
         file: "preprocess.cu",
-        before: "const int h = block_h * args.block + at / row_elements - args.padding;",
-        after: "const int h = block_h * args.block + at / row_elements - args.padding + (args.padding > 0);",
+        before: "block_row % args.hb * BLOCK - args.padding + row,",
+        after: "block_row % args.hb * BLOCK + row,",
+        source: "preprocess.cu",
+    },
+    Mutation {
+        name: "the last pixels are copied in whole chunks",
+        file: "preprocess.cu",
+        before: "static_cast<int>(min(rest, 16ll))",
+        after: "16",
+        source: "preprocess.cu",
+    },
+    Mutation {
+        name: "pixels are taken to begin with a chunk",
+        file: "preprocess.cu",
+        before: "&pixels[row][before + place * ROW];",
+        after: "&pixels[row][place * ROW];",
+        source: "preprocess.cu",
+    },
+    Mutation {
+        name: "a row's last chunk is not copied",
+        file: "preprocess.cu",
+        before: "place * CHUNK < before + blocks * ROW",
+        after: "place * CHUNK < blocks * ROW",
         source: "preprocess.cu",
     },
 ];
 
 /// The kernel tests that are run on each mutation.
-const SUITE: [&str; 5] =
-    ["kernels::cuda_f16", "kernels::sums_beyond", "guards::operands_f16", "dropout::cuda_f16", "fused::cuda_f16"];
+const SUITE: [&str; 6] = [
+    "kernels::cuda_f16",
+    "kernels::sums_beyond",
+    "guards::operands_f16",
+    "guards::pixels",
+    "dropout::cuda_f16",
+    "fused::cuda_f16",
+];
 
 impl Mutation {
     /// The text of the file in `kernels` with the mistake.
@@ -269,7 +296,7 @@ fn every_mutation_has_its_line() {
 }
 
 /// The tests that reach every kernel with shared memory, each in all its forms.
-const GUARDS: [&str; 3] = ["guards::operands_f32", "guards::operands_f16", "guards::best_classes"];
+const GUARDS: [&str; 4] = ["guards::operands_f32", "guards::operands_f16", "guards::pixels", "guards::best_classes"];
 /// Those that reach the fused ones.
 const FUSED: [&str; 1] = ["fused::cuda_f16"];
 
@@ -279,8 +306,10 @@ const FUSED: [&str; 1] = ["fused::cuda_f16"];
 #[ignore = "runs the kernel tests some forty times: run by .ci/run"]
 fn every_barrier_and_wait_is_missed() {
     let mut planted = vec![];
-    // The convolutions of bf16 and tf32 are f16's with another instruction, and fused LRNs differ in their loads.
-    let other = |name: &str| ["bf16", "tf32", "lrn_max_pool_f32", "max_pool_lrn_f32"].iter().any(|n| name.contains(n));
+    // The convolutions of bf16 and tf32 are f16's with another instruction; fused LRNs and blocks of pixels differ in their
+    // accesses.
+    const OTHER: [&str; 5] = ["bf16", "tf32", "lrn_max_pool_f32", "max_pool_lrn_f32", "space_to_depth_f32"];
+    let other = |name: &str| OTHER.iter().any(|n| name.contains(n));
     for kernel in Kernel::ALL.iter().filter(|k| !other(k.name())) {
         let (ptx, name) = (kernel.ptx(), kernel.name());
         // Where a tile is filled once, a read that comes too early may find what nobody has written yet.
@@ -323,6 +352,8 @@ fn every_barrier_and_wait_is_missed() {
             ("conv_f16_pool", "cp.async.wait_group"),
             ("lrn_max_pool_f16", "bar.sync"),
             ("max_pool_lrn_f16", "bar.sync"),
+            ("space_to_depth_f16", "bar.sync"),
+            ("space_to_depth_f16", "cp.async.wait_group"),
             ("softmax_topk_f32", "bar.sync"),
         ]
     );

@@ -56,6 +56,23 @@ fn fused_lrn_has_no_bank_conflicts() {
     assert!(launches >= 400, "{launches} launches");
 }
 
+/// Blocks of pixels are copied 16 bytes a thread in as few wavefronts as that needs, and stored 8 bytes a thread in at most
+/// twice as many. Their bytes are read without conflicts, and the table in random places: on noise three or four wavefronts.
+#[test]
+fn space_to_depth_has_few_bank_conflicts() {
+    let mut wide = 0;
+    for row in counters(&["guards::pixels_are_read_within_bounds"]) {
+        let count = |name: &str| row[name].parse::<u64>().unwrap();
+        if row["kernel"].starts_with("space_to_depth") {
+            assert!(count("copy_wavefronts") <= 4 * count("copy_requests"), "{row:?}");
+            assert!(count("shared_store_wavefronts") <= 4 * count("shared_store_requests"), "{row:?}");
+            assert!(2 * count("shared_load_wavefronts") <= 5 * count("shared_load_requests"), "{row:?}");
+            wide += u64::from(count("copy_wavefronts") > 2 * count("copy_requests"));
+        }
+    }
+    assert!(wide >= 9, "{wide} launches with full warps");
+}
+
 /// The counters of every launch in `tests`.
 fn counters(tests: &[&str]) -> Vec<HashMap<String, String>> {
     let folder = tempfile::tempdir().unwrap();

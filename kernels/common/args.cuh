@@ -87,16 +87,15 @@ ASSERT_LAYOUT(PreprocessArgs, bgr, 52, 56);
 
 struct SpaceToDepthArgs {
     const uint8_t* pixels; // (N, H, W, 3), RGB
-    void* output;          // (N, HB, WB, block * block * 3): within a block rows, columns, then network channels
+    void* output;          // (N, HB, WB, 4 * 4 * 3): within a block rows, columns, then network channels
     int n, h, w;
     int hb, wb;
-    int block, padding; // pixels a block's side; zeros before the first row and column
+    int padding; // zeros before the first row and column of pixels
     float divisor;
     float mean[3], std[3]; // per network channel
     int bgr;               // 1 where network channel 0 is blue
-    int reserved;
 };
-ASSERT_LAYOUT(SpaceToDepthArgs, reserved, 76, 80);
+ASSERT_LAYOUT(SpaceToDepthArgs, bgr, 68, 72);
 
 struct TopKArgs {
     const float* logits; // (N, classes)

@@ -5,11 +5,15 @@
 
 #include <cstdint>
 
-// Copies 16 bytes to shared address `target`, or writes 16 zeros where `filled` is false: `source` is then not read and may
-// be any address. Both are multiples of 16.
+// Copies the first `bytes` of 16 bytes to shared address `target`, and writes zeros for the rest: what lies there is not
+// read, and with none to copy `source` may be any address. Both are multiples of 16.
+__device__ __forceinline__ void cp_async_up_to_16(uint32_t target, const void* source, int bytes) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(bytes) : "memory");
+}
+
+// Copies 16 bytes, or none where `filled` is false.
 __device__ __forceinline__ void cp_async_16(uint32_t target, const void* source, bool filled) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(filled ? 16 : 0)
-                 : "memory");
+    cp_async_up_to_16(target, source, filled ? 16 : 0);
 }
 
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -3,6 +3,7 @@
 
 use std::mem::offset_of;
 
+use super::kernels::SPACE_TO_DEPTH_BLOCK;
 use crate::net::{ChannelOrder, Conv, Lrn, Preprocess, Shape};
 use crate::plan::{LRN_BETA, SpaceToDepth, Step, dropout_mask};
 
@@ -132,12 +133,11 @@ kernel_args! {
         pixels: DevicePtr, output: DevicePtr,
         n: i32, h: i32, w: i32,
         hb: i32, wb: i32,
-        block: i32, padding: i32,
+        padding: i32,
         divisor: f32,
         mean: [f32; 3], std: [f32; 3],
         bgr: i32,
-        reserved: i32,
-    } last reserved at 76, size 80
+    } last bgr at 68, size 72
 }
 
 kernel_args! {
@@ -317,6 +317,7 @@ impl SpaceToDepthArgs {
         pixels: DevicePtr,
         output: DevicePtr,
     ) -> Self {
+        assert_eq!(layout.block, SPACE_TO_DEPTH_BLOCK, "the kernel has one block");
         SpaceToDepthArgs {
             pixels,
             output,
@@ -325,13 +326,11 @@ impl SpaceToDepthArgs {
             w: int(step.input.w),
             hb: int(step.output.h),
             wb: int(step.output.w),
-            block: int(layout.block),
             padding: int(layout.padding),
             divisor: preprocess.divisor,
             mean: preprocess.mean,
             std: preprocess.std,
             bgr: i32::from(preprocess.order == ChannelOrder::Bgr),
-            reserved: 0,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The first convolution on tensor cores: its three channels are too few for them, so that preprocessing lays blocks of
 //! pixels out as the channels of one, and the filters follow. Free of CUDA.
 
+use super::kernels::SPACE_TO_DEPTH_BLOCK;
 use crate::net::{Conv, Network, Op, Shape};
 use crate::options::Precision;
 use crate::plan::{Plan, SpaceToDepth, Step, StepKind};
@@ -16,18 +17,14 @@ pub(super) struct Depth {
 }
 
 impl Depth {
-    /// `None` without tensor cores, and for a network whose first layer is not a strided convolution with blocks of a multiple
-    /// of eight values.
+    /// `None` without tensor cores, and for a network whose first layer is not a convolution in strides of a block.
     pub(super) fn of(network: &Network, precision: Precision) -> Option<Self> {
         if precision == Precision::Float32 {
             return None;
         }
         let node = network.nodes.first()?;
         let Op::Conv(conv) = node.layer.op else { return None };
-        let fits = conv.groups == 1
-            && node.input.c == 3
-            && conv.stride > 1
-            && (3 * conv.stride * conv.stride).is_multiple_of(8);
+        let fits = conv.groups == 1 && node.input.c == 3 && conv.stride == SPACE_TO_DEPTH_BLOCK;
         let layout = SpaceToDepth { block: conv.stride, padding: conv.padding };
         fits.then_some(Depth { layout, conv, input: node.input, output: node.output })
     }

@@ -172,6 +172,11 @@ pub(super) const GEMV: [(usize, ByElement); 4] = [
 /// Filters a block of a GEMV.
 pub(super) const GEMV_FILTERS: usize = 32;
 
+/// Pixels of a block's side where preprocessing lays blocks out as channels.
+pub(super) const SPACE_TO_DEPTH_BLOCK: usize = 4;
+/// Most of those blocks, next to each other, that a block of threads takes at once.
+pub(super) const SPACE_TO_DEPTH_TILE: usize = 64;
+
 /// Channels of the LRN window of the kernels that take vectors.
 pub(super) const LRN_VECTOR_SIZE: usize = 5;
 /// The pool of the kernels that have one fused.

@@ -105,7 +105,9 @@ pub fn select(step: &Step, images: usize, rules: &Rules) -> Launch {
     match step.kind {
         StepKind::Preprocess { depth: None, .. } => elementwise(kernels::PREPROCESS.of(element), elements),
         StepKind::Preprocess { depth: Some(_), .. } => {
-            elementwise(kernels::SPACE_TO_DEPTH.of(element), elements / vector)
+            let Shape { h, w, .. } = step.output;
+            let tiles = images * h * w.div_ceil(kernels::SPACE_TO_DEPTH_TILE);
+            striding(kernels::SPACE_TO_DEPTH.of(element), tiles)
         }
         StepKind::Conv { unpooled: Some(_), .. } => {
             let problem = Problem::of(step, images).expect("the step has weights");
@@ -360,6 +362,7 @@ mod tests {
                 None if name.starts_with("lrn_max_pool") => {
                     x * kernels::LRN_MAX_POOL_TILE.iter().product::<usize>() * vector
                 }
+                None if name.starts_with("space_to_depth") => x * kernels::SPACE_TO_DEPTH_TILE * step.output.c,
                 None => x * threads,
             };
             assert!(covered >= elements, "{step:?} {launch:?}");
