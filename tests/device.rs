@@ -238,7 +238,9 @@ macro_rules! on_every_target {
 macro_rules! on_every_precision {
     ($($test:ident)*) => {
         mod cuda {
-            $(#[test] fn $test() { super::$test($crate::device::CUDA) })*
+            $(#[test] #[ignore = "half a minute for all of float32, run by .ci/run"] fn $test() {
+                super::$test($crate::device::CUDA)
+            })*
         }
         mod cuda_f16 {
             $(#[test] fn $test() { super::$test($crate::device::CUDA_F16) })*

@@ -13,12 +13,10 @@ use rand_chacha::ChaCha8Rng;
 use crate::cases::uniform;
 use crate::device::{self, Target};
 use crate::guards::{Guarded, Operands};
+use crate::kernels::shapes;
 use crate::on_every_precision;
 
 const POOL: Pool = Pool { kernel: 3, stride: 2 };
-
-/// Random shapes a pair of kernels.
-const SHAPES: u64 = 200;
 
 on_every_precision! {
     lrn_and_pools
@@ -53,7 +51,7 @@ fn values(on: Target, rng: &mut impl Rng, count: usize, scale: f32, specials: bo
 fn lrn_and_pools(on: Target) {
     let launcher = Launcher::new(device::cuda(), on.precision).unwrap();
     let vector = 16 / on.element().bytes();
-    for seed in 0..SHAPES {
+    for seed in 0..shapes() {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let scope = if rng.random() { LrnScope::Tower } else { LrnScope::All };
         let lrn = Lrn { size: 5, alpha: 1e-4, beta: 0.75, k: [1.0, 2.0][rng.random_range(0..2)], scope };
@@ -96,7 +94,7 @@ fn convolutions_and_pools(on: Target) {
     let rules = on.rules();
     let Some(config) = ConvConfig::pooled(on.precision) else { return };
     let launcher = Launcher::new(device::cuda(), on.precision).unwrap();
-    for seed in 0..SHAPES {
+    for seed in 0..shapes() {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let (groups, chunk) = (rng.random_range(1..=3), config.channels);
         let (kernel, stride, padding) = (rng.random_range(1..=5), rng.random_range(1..=2), rng.random_range(0..=2));

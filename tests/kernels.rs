@@ -13,8 +13,21 @@ use crate::cases::{Case, published_layers, uniform};
 use crate::device::{self, CPU, CUDA, CUDA_BF16, CUDA_F16, CUDA_TF32, Target};
 use crate::on_every_target;
 
-/// Random shapes a kernel.
-const SHAPES: u64 = 200;
+/// Random shapes a kernel: `ALEXNET_TEST_SHAPES`, else enough for most mistakes.
+pub fn shapes() -> u64 {
+    std::env::var("ALEXNET_TEST_SHAPES").map_or(60, |count| count.parse().expect("ALEXNET_TEST_SHAPES is a number"))
+}
+
+/// Two hundred random shapes of every kernel, in every precision.
+#[test]
+#[ignore = "minutes, run by .ci/run"]
+fn two_hundred_shapes_a_kernel() {
+    let mut suite = std::process::Command::new(std::env::current_exe().unwrap());
+    suite.args(["random_shapes", "nan_survives_relu", "infinities_survive", "lrn_and_pools", "convolutions_and_pools"]);
+    let output = suite.arg("--include-ignored").env("ALEXNET_TEST_SHAPES", "200").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("cuda_bf16::convolutions_of_random_shapes ... ok"), "{text}");
+}
 
 on_every_target! {
     convolutions_of_random_shapes
@@ -110,9 +123,9 @@ pub fn random_linear(rng: &mut impl Rng) -> Case {
     case("linear", Op::Linear { out_features: 0 }, input, output)
 }
 
-/// `SHAPES` random cases against the oracle within `limit` of the mean square; the message of a failure has the seed.
+/// Random cases against the oracle within `limit` of the mean square; the message of a failure has the seed.
 pub fn check(on: Target, draw_case: impl Fn(&mut ChaCha8Rng) -> Case, scale: f32, exact: bool) {
-    for seed in 0..SHAPES {
+    for seed in 0..shapes() {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let case = draw_case(&mut rng);
         let relu = matches!(case.op, Op::Conv(_) | Op::Linear { .. }) && rng.random();
@@ -201,14 +214,14 @@ fn adaptive_average_pools_of_random_shapes(on: Target) {
 /// Sums of products of -1, 0 and 1 are exact in f32, and in f16 up to 2048, more than any of these; in bf16 they are rounded
 /// once. So a wrong term cannot hide in a tolerance.
 fn integer_sums_match_bit_for_bit(on: Target) {
-    integer_sums(on, 0..150);
+    integer_sums(on, 0..80);
 }
 
 #[test]
 #[ignore = "half a minute, run by .ci/run"]
 fn more_integer_sums_match_bit_for_bit() {
     for on in [CPU, CUDA, CUDA_F16] {
-        integer_sums(on, 150..500);
+        integer_sums(on, 80..500);
     }
 }
 
@@ -263,6 +276,7 @@ fn check_each_sum(
 }
 
 #[test]
+#[ignore = "a dozen seconds, run by .ci/run"]
 fn published_layers_match_the_oracle_on_the_cpu() {
     published_layers_match_the_oracle(CPU);
 }
@@ -294,7 +308,7 @@ fn published_layers_match_the_oracle(on: Target) {
 }
 
 fn a_nan_survives_relu_and_pools(on: Target) {
-    for seed in 0..SHAPES {
+    for seed in 0..shapes() {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let case = if rng.random() { random_conv(&mut rng) } else { random_pool(&mut rng) };
         let (preprocess, relu) = (VARIANTS[0].preprocess, matches!(case.op, Op::Conv(_)));
@@ -309,7 +323,7 @@ fn a_nan_survives_relu_and_pools(on: Target) {
 
 /// Nothing is a window's maximum that lies outside of it, not even where all its values are minus infinity.
 fn infinities_survive_pools(on: Target) {
-    for seed in 0..SHAPES {
+    for seed in 0..shapes() {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let case = random_pool(&mut rng);
         let weights = case.weights(false, || 0.0);

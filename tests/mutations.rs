@@ -431,7 +431,13 @@ fn failures(ptx: &Path) -> (Vec<String>, bool) {
 /// Runs `tests` on the emulated device with the modules in `ptx`.
 fn run(tests: &[&str], ptx: &Path) -> Output {
     let mut suite = Command::new(std::env::current_exe().unwrap());
-    suite.args(tests).env("ALEXNET_TEST_DEVICE", "emulated").env("CUEMU_PTX", ptx).output().unwrap()
+    suite
+        .args(tests)
+        .env("ALEXNET_TEST_SHAPES", "200")
+        .env("ALEXNET_TEST_DEVICE", "emulated")
+        .env("CUEMU_PTX", ptx)
+        .output()
+        .unwrap()
 }
 
 fn subfolder(folder: &Path, name: &str) -> PathBuf {

@@ -20,6 +20,7 @@ use crate::testdata;
 /// `ldmatrix`, asynchronous copies and the output tile of the f16 convolutions, in every tile shape, take as few wavefronts as
 /// their bytes need, 128 each.
 #[test]
+#[ignore = "seconds, run by .ci/run"]
 fn tensor_core_tiles_have_no_bank_conflicts() {
     let rows = counters(&["guards::operands_f16", "fused::cuda_f16::convolutions_and_pools"]);
     let mut launches: HashMap<String, usize> = HashMap::new();
@@ -43,6 +44,7 @@ fn tensor_core_tiles_have_no_bank_conflicts() {
 
 /// LRN and pools in one kernel read and write shared memory 16 bytes a thread: no more than four wavefronts an access.
 #[test]
+#[ignore = "seconds, run by .ci/run"]
 fn fused_lrn_has_no_bank_conflicts() {
     let mut launches = 0;
     for row in counters(&["fused::cuda_f16::lrn_and_pools"]) {
@@ -78,7 +80,7 @@ fn counters(tests: &[&str]) -> Vec<HashMap<String, String>> {
     let folder = tempfile::tempdir().unwrap();
     let counters = folder.path().join("counters.csv");
     let mut suite = Command::new(std::env::current_exe().unwrap());
-    suite.args(["--exact", "--include-ignored"]).args(tests);
+    suite.args(["--exact", "--include-ignored"]).args(tests).env("ALEXNET_TEST_SHAPES", "200");
     let status = suite.env("ALEXNET_TEST_DEVICE", "emulated").env("CUEMU_COUNTERS", &counters).output().unwrap().status;
     assert!(status.success());
     csv::Reader::from_path(&counters).unwrap().deserialize().map(Result::unwrap).collect()

@@ -3,20 +3,15 @@
 use super::predict::check_demo;
 use super::{alexnet, alexnet_cuda, csv_rows};
 
-/// PyTorch's labels and probabilities for all sample pictures, from both demo checkpoints.
-#[test]
-fn cuda_labels_the_samples_as_pytorch_does() {
-    label_the_samples("float32", 1e-3, &["shapes.safetensors"]);
-}
-
-/// As float32, but for the probabilities, which move by a few parts in a thousand.
+/// PyTorch's labels for all sample pictures, and its probabilities to a few parts in a thousand.
 #[test]
 fn cuda_labels_the_samples_in_float16() {
     label_the_samples("float16", 1e-2, &["shapes.safetensors"]);
 }
 
+/// The same from both demo checkpoints, in every precision.
 #[test]
-#[ignore = "seconds for both checkpoints, run by .ci/run"]
+#[ignore = "half a minute, run by .ci/run"]
 fn cuda_labels_the_samples_of_both_checkpoints() {
     for (precision, tolerance) in [("float32", 1e-3), ("tf32", 1e-2), ("float16", 1e-2), ("bfloat16", 5e-2)] {
         label_the_samples(precision, tolerance, &["shapes.safetensors", "shapes-paper.safetensors"]);
