@@ -35,9 +35,6 @@ pub trait Backend: Send + Sync {
 
 /// Batches on their way through a device, first in, first out.
 pub trait Pipeline: Send {
-    /// Most images in a batch.
-    fn batch(&self) -> usize;
-
     /// Batches that may be under way at once.
     fn depth(&self) -> usize;
 

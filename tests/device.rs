@@ -222,7 +222,8 @@ macro_rules! on_every_device {
     };
 }
 
-/// As [`on_every_device`], and in the precisions whose kernels are other instances of f16's. Those are run by .ci/run.
+/// On the CPU and in every precision of the CUDA device, of which .ci/run alone runs those whose kernels are other instances of
+/// f16's, and float32.
 #[macro_export]
 macro_rules! on_every_target {
     ($($test:ident)*) => {

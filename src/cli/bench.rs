@@ -205,7 +205,7 @@ fn end_to_end(model: &Model, batch_size: usize, args: &Args, inputs: &Inputs) ->
             threads: threads(args.device.workers),
             stop: || false,
         };
-        let buffers = runner.buffers()?; // once a run, not once a pass: not counted
+        let buffers = runner.buffers()?; // a run has them from the start: not counted
         let begin = Instant::now();
         let mut step = begin;
         let mut feed = Feed::new(inputs.expand()?, options, buffers)?;

@@ -60,11 +60,7 @@ impl<'a> Runner<'a> {
     pub fn buffers(&mut self) -> Result<Vec<Pixels>> {
         loop {
             match (0..BUFFERS).map(|_| self.model.pixels(self.batch)).collect() {
-                Err(Error::DeviceMemory(reason)) => {
-                    self.halve(reason)?;
-                    self.pipeline = None; // its memory goes before the next one's comes
-                    self.open()?;
-                }
+                Err(Error::DeviceMemory(reason)) => self.shrink(reason)?,
                 other => return other,
             }
         }
@@ -172,11 +168,17 @@ impl<'a> Runner<'a> {
             for pixels in pixels.into_iter().rev() {
                 self.waiting.push_front(pixels);
             }
-        } // its memory goes before the next one's comes
+        }
+        self.shrink(reason)?;
+        Ok(None)
+    }
+
+    /// Replaces the pipeline, in which nothing is under way any more, by one of half the batch.
+    fn shrink(&mut self, reason: String) -> Result<()> {
+        self.pipeline = None; // its memory goes before the next one's comes
         self.under_way = 0;
         self.halve(reason)?;
-        self.open()?;
-        Ok(None)
+        self.open()
     }
 
     /// A pipeline for the largest batch that fits.

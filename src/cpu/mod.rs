@@ -55,8 +55,7 @@ impl CpuBackend {
         let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("alexnet-cpu-{i}"));
         let pool = pool.build().map_err(|e| Error::Device(format!("cannot start {threads} threads: {e}; lower -j")))?;
         let (network, layers) = weights.into_parts();
-        let weighted = network.nodes.iter().filter(|n| n.weight_shape().is_some());
-        let layers = weighted.zip(layers).map(|(node, layer)| match node.layer.op {
+        let layers = network.weighted().zip(layers).map(|(node, layer)| match node.layer.op {
             Op::Conv(conv) => PackedLayer::Conv(conv::Filters::pack(conv, layer)),
             _ => PackedLayer::Linear(linear::Matrix::pack(node.input, layer)),
         });

@@ -14,10 +14,6 @@ pub(super) struct CpuPipeline {
 }
 
 impl Pipeline for CpuPipeline {
-    fn batch(&self) -> usize {
-        self.session.plan().batch
-    }
-
     fn depth(&self) -> usize {
         1
     }

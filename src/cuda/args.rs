@@ -3,8 +3,8 @@
 
 use std::mem::offset_of;
 
-use super::kernels::SPACE_TO_DEPTH_BLOCK;
-use crate::net::{ChannelOrder, Conv, Lrn, Preprocess, Shape};
+use super::kernels::{FUSED_POOL, SPACE_TO_DEPTH_BLOCK};
+use crate::net::{ChannelOrder, Conv, Lrn, Pool, Preprocess, Shape};
 use crate::plan::{LRN_BETA, SpaceToDepth, Step, dropout_mask};
 
 /// A device address.
@@ -267,20 +267,9 @@ impl LrnPoolArgs {
     /// LRN before or after the pool that `step` fuses it with.
     pub fn new(lrn: &Lrn, step: &Step, images: usize, input: DevicePtr, output: DevicePtr) -> Self {
         let LrnArgs { tower, scale, k, .. } = LrnArgs::new(lrn, step.input, images, input, output);
-        LrnPoolArgs {
-            input,
-            output,
-            n: int(images),
-            h: int(step.input.h),
-            w: int(step.input.w),
-            c: int(step.input.c),
-            p: int(step.output.h),
-            q: int(step.output.w),
-            tower,
-            scale,
-            k,
-            reserved: 0,
-        }
+        let Pool { kernel, stride } = FUSED_POOL;
+        let PoolArgs { n, h, w, c, p, q, .. } = PoolArgs::new(step, images, kernel, stride, input, output);
+        LrnPoolArgs { input, output, n, h, w, c, p, q, tower, scale, k, reserved: 0 }
     }
 }
 

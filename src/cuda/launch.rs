@@ -9,20 +9,11 @@ use super::args::{
     Addresses, ConvArgs, DropoutArgs, KernelArgs, LrnArgs, LrnPoolArgs, PoolArgs, PreprocessArgs, ReduceArgs,
     SpaceToDepthArgs,
 };
-use super::cublaslt::Matmul;
 use super::select::{self, Launch, Rules};
 use super::{CudaDevice, failed};
 use crate::Result;
 use crate::options::Precision;
 use crate::plan::{Step, StepKind};
-
-/// What runs a step, ready to be started again and again for one number of images.
-pub(super) enum Prepared {
-    /// A kernel of our own.
-    Kernel(Launch),
-    /// cuBLASLt.
-    CublasLt(Matmul),
-}
 
 /// A device's kernels and a stream that they run on.
 pub struct Launcher {
@@ -62,31 +53,6 @@ impl Launcher {
     /// [`stream`](Self::stream) for this module, whose sessions use no other.
     pub(super) fn own_stream(&self) -> &Arc<CudaStream> {
         &self.stream
-    }
-
-    /// Starts what was prepared for `step` and `images`, and returns at once. `seed` matters to dropout alone.
-    ///
-    /// # Safety
-    /// As [`launch_step`](Self::launch_step) or [`Matmul::run`].
-    ///
-    /// # Errors
-    /// [`Error::Device`](crate::Error::Device) naming the kernel or layer.
-    pub(super) unsafe fn start(
-        &self,
-        prepared: &Prepared,
-        step: &Step,
-        images: usize,
-        rules: &Rules,
-        seed: u64,
-        addresses: &Addresses,
-    ) -> Result<()> {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match prepared {
-                Prepared::Kernel(launch) => self.launch_step(launch, step, images, rules, seed, addresses),
-                Prepared::CublasLt(matmul) => matmul.run(&self.stream, addresses),
-            }
-        }
     }
 
     /// Starts `launch`, which is [`select`](super::select::select)'s for `step` and `images` or, for an elementwise kernel,

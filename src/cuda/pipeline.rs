@@ -12,10 +12,9 @@ use std::sync::Arc;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaEvent, CudaGraph, CudaStream, DriverError, result};
 
-use super::launch::Prepared;
 use super::pinned::Pinned;
 use super::results::Results;
-use super::steps::Steps;
+use super::steps::{Prepared, Steps};
 use super::{Shared, failed, lost};
 use crate::backend::{Done, Input, Pipeline, Prediction, Score, Scored};
 use crate::pixels::{Memory as _, Pixels};
@@ -198,10 +197,6 @@ impl CudaPipeline {
 }
 
 impl Pipeline for CudaPipeline {
-    fn batch(&self) -> usize {
-        self.steps.plan.batch
-    }
-
     fn depth(&self) -> usize {
         SLOTS
     }

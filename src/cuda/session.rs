@@ -7,9 +7,8 @@ use cudarc::driver::{CudaEvent, CudaSlice, result};
 
 use super::args::DevicePtr;
 use super::depth::arrange;
-use super::launch::Prepared;
 use super::results::Results;
-use super::steps::{Steps, address};
+use super::steps::{Prepared, Steps, address};
 use super::{Element, Shared, failed, lost};
 use crate::backend::{Activation, Input, Prediction, Score, Session};
 use crate::net::Shape;
@@ -86,23 +85,21 @@ impl CudaSession {
         self.steps.shared.watch.wait(&self.done, stream)
     }
 
-    /// The output of step `index` of the last run.
-    fn output(&mut self, index: usize) -> Result<Vec<f32>> {
+    /// The output of step `index` of the last run, in place of what `values` had.
+    fn output(&mut self, index: usize, values: &mut Vec<f32>) -> Result<()> {
         let step = &self.steps.plan.steps[index];
         let element = self.steps.shared.rules.element().of_output(step);
         let bytes = self.images * step.output.len() * element.bytes();
         self.download(self.steps.output(index), bytes)?;
-        let mut values = vec![];
-        element.decode(&self.host.bytes, &mut values);
-        Ok(values)
+        element.decode(&self.host.bytes, values);
+        Ok(())
     }
 
     /// Copies `len` bytes at `from` to the host, and waits for them and everything before.
     fn download(&mut self, from: DevicePtr, len: usize) -> Result<()> {
         self.host.bytes.resize(len, 0);
         let stream = self.steps.stream();
-        // SAFETY: `from` has `len` bytes in an allocation of this session; `bytes` stays until the wait below, or settle, is
-        // over. Where the device hangs it is given up, below.
+        // SAFETY: `from` has `len` bytes in the arena or the results; `bytes` stays until the wait below, or settle, is over. Where the device hangs it is given up, below.
         let copied = unsafe { result::memcpy_dtoh_async(&mut self.host.bytes, from, stream.cu_stream()) };
         let done = copied.map_err(|e| lost(failed("running the network", e))).and_then(|()| self.wait());
         if done.is_err() {
@@ -164,8 +161,10 @@ impl Session for CudaSession {
     }
 
     fn logits(&mut self) -> Result<&[f32]> {
-        self.host.logits = self.output(self.steps.plan.steps.len() - 1)?;
-        Ok(&self.host.logits)
+        let mut logits = std::mem::take(&mut self.host.logits);
+        let downloaded = self.output(self.steps.plan.steps.len() - 1, &mut logits);
+        self.host.logits = logits;
+        downloaded.map(|()| &self.host.logits[..])
     }
 
     fn top_k(&mut self, k: usize, score: Score) -> Result<&[Prediction]> {
@@ -200,6 +199,8 @@ impl Session for CudaSession {
         let step = self.steps.plan.kept(name)?;
         let Shape { h, w, c } = step.output;
         let index = self.steps.plan.steps.iter().position(|other| std::ptr::eq(other, step)).expect("one of them");
-        Ok(Activation { shape: [self.images, h, w, c], values: self.output(index)? })
+        let mut values = vec![];
+        self.output(index, &mut values)?;
+        Ok(Activation { shape: [self.images, h, w, c], values })
     }
 }

@@ -71,9 +71,8 @@ impl Shared {
         };
         let rules = Rules { fc: if cublaslt.is_some() { fc } else { Some(Fc::Own) }, ..rules };
         let network = weights.network().clone();
-        let weighted = network.nodes.iter().filter(|n| n.weight_shape().is_some());
         let depth = Depth::of(&network, precision);
-        let layers = weighted.zip(weights.layers()).enumerate().map(|(index, (node, layer))| {
+        let layers = network.weighted().zip(weights.layers()).enumerate().map(|(index, (node, layer))| {
             let taps = match node.layer.op {
                 Op::Conv(conv) => conv.kernel * conv.kernel,
                 _ => node.input.h * node.input.w,
@@ -128,8 +127,8 @@ fn open_cublaslt(
     (launcher, watch): (&Launcher, &Watch),
     rules: &Rules,
 ) -> Result<Result<Arc<CublasLt>, Unusable>> {
-    let weighted = weights.network().nodes.iter().filter(|n| n.weight_shape().is_some());
-    for (node, layer) in weighted.zip(weights.layers()).filter(|(node, _)| matches!(node.layer.op, Op::Linear { .. })) {
+    let weighted = weights.network().weighted().zip(weights.layers());
+    for (node, layer) in weighted.filter(|(node, _)| matches!(node.layer.op, Op::Linear { .. })) {
         if let Err(unusable) = encode_bias(rules.element(), node.layer.name, &layer.bias) {
             return Ok(Err(unusable));
         }

@@ -10,13 +10,21 @@ use super::cublaslt::Matmul;
 use super::element::Element;
 use super::failed;
 use super::fuse::as_run;
-use super::launch::{Launcher, Prepared};
+use super::launch::Launcher;
 use super::results::Results;
-use super::select::{self, Route};
+use super::select::{self, Launch, Route};
 use super::shared::{DeviceLayer, Shared};
 use crate::backend::Score;
 use crate::plan::{Plan, Step, StepKind};
 use crate::{Error, Result};
+
+/// What runs a step, ready to be started again and again for one number of images.
+pub(super) enum Prepared {
+    /// A kernel of our own.
+    Kernel(Launch),
+    /// cuBLASLt.
+    CublasLt(Matmul),
+}
 
 /// A plan as the device runs it, on a stream of its own.
 pub(super) struct Steps {
@@ -36,7 +44,6 @@ const MEMORY_LEFT: usize = 16;
 
 /// The largest batch of `plan` whose elements kernels can count.
 pub(super) fn most_images(plan: &Plan) -> usize {
-    // One buffer is as good as another: their number is the plan's, not the batch's.
     let unpooled = plan.steps.iter().map(|step| step.unpooled().len());
     let largest = plan.steps.iter().map(|step| step.output.len()).chain(unpooled).max();
     MAX_ELEMENTS / largest.unwrap_or(0).max(plan.input.len()).max(1)
@@ -179,10 +186,18 @@ impl Steps {
         };
         assert!((1..=self.plan.batch).contains(&images));
         // SAFETY: the arena has room for the step's operands and partial sums for the plan's batch, which bounds `images`; the
-        // layout keeps them apart while the step runs, and the workspace to this stream. It is freed in stream order when this is dropped, and layers live as
-        // long. Plan::check made sure that windows lie within their inputs and the layer's tensors have the step's shapes;
-        // the batch's size was checked against MAX_ELEMENTS. Offsets are multiples of 256, as are allocations.
-        unsafe { self.launcher.start(&prepared[index], step, images, &self.shared.rules, seed, &addresses) }
+        // layout keeps them apart while the step runs, and the workspace to this stream. It is freed in stream order when this
+        // is dropped, and layers live as long. Plan::check made sure that windows lie within their inputs and the layer's
+        // tensors have the step's shapes; the batch's size was checked against MAX_ELEMENTS. Offsets are multiples of 256, as
+        // are allocations.
+        unsafe {
+            match &prepared[index] {
+                Prepared::Kernel(launch) => {
+                    self.launcher.launch_step(launch, step, images, &self.shared.rules, seed, &addresses)
+                }
+                Prepared::CublasLt(matmul) => matmul.run(stream, &addresses),
+            }
+        }
     }
 
     /// Queues the ranking of the logits of `results`' images, after the steps that compute them.

@@ -209,6 +209,11 @@ impl Network {
         widths
     }
 
+    /// The layers with weights, in order.
+    pub fn weighted(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|node| node.weight_shape().is_some())
+    }
+
     /// The weighted layers' tensors, in order.
     pub fn parameters(&self) -> impl Iterator<Item = Parameter> {
         self.nodes.iter().filter_map(|node| Some((node, node.weight_shape()?))).map(|(node, weight_shape)| Parameter {

@@ -74,8 +74,7 @@ impl Network {
             })
             .collect();
         let total_params = layers.iter().map(|l| l.params).sum();
-        let weighted_outputs: usize =
-            self.nodes.iter().filter(|n| n.weight_shape().is_some()).map(|n| n.output.len()).sum();
+        let weighted_outputs: usize = self.weighted().map(|n| n.output.len()).sum();
         let f32_bytes = size_of::<f32>();
         Summary {
             variant: self.variant.name,
