@@ -4,6 +4,8 @@
 //! batch after batch, and shows its layers; once its first run is over it allocates nothing of its own. A [`Pipeline`] takes
 //! batches of pixels ahead of time and gives back nothing but the best classes, as fast as the device can.
 
+use std::time::Duration;
+
 use crate::options::Precision;
 use crate::pixels::Pixels;
 use crate::plan::Plan;
@@ -31,6 +33,23 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// [`Error::DeviceMemory`] where the system refuses that much.
     fn pixels(&self, len: usize) -> Result<Pixels>;
+
+    /// What a pipeline of `plan` takes, an entry a device; two towers on one device have an entry each.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a plan of another network.
+    fn holdings(&self, plan: Plan) -> Result<Vec<Holding>>;
+}
+
+/// Memory that a part of a network takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// Which part, on which device, in words.
+    pub place: String,
+    /// Bytes of filters and biases.
+    pub weights: usize,
+    /// Bytes of inputs, layers and results for the plan's batch.
+    pub buffers: usize,
 }
 
 /// Batches on their way through a device, first in, first out.
@@ -120,6 +139,61 @@ pub trait Session: Send {
     /// # Errors
     /// [`Error::Usage`] when the plan does not keep that layer.
     fn activation(&mut self, name: &str) -> Result<Activation>;
+
+    /// [`run`](Self::run), with a clock read between steps, which takes a little longer: what the device did when.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    fn timeline(&mut self, input: Input<'_>) -> Result<Timeline>;
+}
+
+/// What a device did when, in one run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Timeline {
+    /// One, or one a tower where the network is split.
+    pub tracks: Vec<Track>,
+}
+
+/// A device's or a tower's part of a run: spans in order, each beginning where the one before it ended, the first at zero.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Track {
+    /// Which part, on which device, in words.
+    pub place: String,
+    /// What it did.
+    pub spans: Vec<Span>,
+}
+
+/// Something done from one time to another, both since the run's begin.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Span {
+    /// What.
+    pub work: Work,
+    /// From.
+    pub begin: Duration,
+    /// To.
+    pub end: Duration,
+}
+
+/// What a device does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Work {
+    /// Computes these layers, its part of them where the network is split.
+    Layers(Vec<&'static str>),
+    /// Waits for the other tower's part of what this layer takes, and gets it.
+    Join {
+        /// The layer.
+        layer: &'static str,
+        /// Bytes that come from the other tower.
+        bytes: usize,
+    },
+}
+
+impl Timeline {
+    /// From the run's begin to the end of the last span.
+    pub fn total(&self) -> Duration {
+        let ends = self.tracks.iter().filter_map(|track| track.spans.last()).map(|span| span.end);
+        ends.max().unwrap_or_default()
+    }
 }
 
 /// A batch to run on.

@@ -65,10 +65,10 @@ mod pixels;
 pub mod plan;
 pub mod weights;
 
-pub use backend::{Done, Input, Pipeline, Prediction, Score, Scored, Session};
+pub use backend::{Done, Holding, Input, Pipeline, Prediction, Score, Scored, Session, Span, Timeline, Track, Work};
 pub use error::{Error, Result};
 pub use model::{Model, NOT_FINITE, demo_checkpoint, open_checkpoint};
-pub use options::{Device, Fc, Options, Precision};
+pub use options::{Device, Fc, Options, Precision, Split};
 pub use pixels::Pixels;
 
 /// The README's example compiles.

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::backend::{Activation, Backend, Done, Input, Pipeline, Prediction, Score, Scored, Session};
+use crate::backend::{Activation, Backend, Done, Holding, Input, Pipeline, Prediction, Score, Scored, Session};
 use crate::cpu::CpuBackend;
 #[cfg(feature = "cuda")]
 use crate::cuda::{CudaBackend, CudaDevice, Settings};
@@ -164,6 +164,14 @@ impl Model {
             || Err(Error::DeviceMemory(format!("{images} images fit no memory"))),
             |len| self.backend.pixels(len),
         )
+    }
+
+    /// What a [`pipeline`](Self::pipeline) for batches of `batch` images takes, on each device.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a batch of 0.
+    pub fn holdings(&self, batch: usize) -> Result<Vec<Holding>> {
+        self.backend.holdings(Plan::new(&self.network, batch, &[])?)
     }
 
     /// The `k` best classes of each picture file, best first. Files are decoded on all threads, a batch at a time.

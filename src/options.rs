@@ -22,6 +22,8 @@ pub struct Options {
     /// What computes fully connected layers on a GPU. `None` takes cuBLASLt for more than eight images where its library is
     /// found, else this crate's own kernels; those alone with `deterministic`.
     pub fc: Option<Fc>,
+    /// How the network is divided, where it is.
+    pub split: Option<Split>,
     /// Side of the square input; the variant's own where `None`.
     pub input_size: Option<usize>,
     /// CPU threads; all of them where `None`.
@@ -87,6 +89,29 @@ impl Precision {
             Precision::Tf32 => "tf32",
             Precision::Float16 => "float16",
             Precision::Bfloat16 => "bfloat16",
+        }
+    }
+}
+
+/// A network in two towers, each with half of every layer's filters, which meet where one needs what the other has: the
+/// layout of the paper. Results are those of the whole network, bit for bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// Two streams of one GPU; on the CPU, two groups of threads.
+    TwoStream,
+    /// Two GPUs.
+    TwoGpu,
+}
+
+impl Split {
+    /// Both.
+    pub const ALL: [Split; 2] = [Split::TwoStream, Split::TwoGpu];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::TwoStream => "two-stream",
+            Split::TwoGpu => "two-gpu",
         }
     }
 }

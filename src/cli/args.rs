@@ -7,7 +7,7 @@ use std::time::Duration;
 use alexnet::image::{DecodeOptions, Decoder, Exif};
 use alexnet::net::{VARIANTS, Variant};
 use alexnet::weights::Checkpoint;
-use alexnet::{Device, Error, Fc, Model, Options, Precision, Result, demo_checkpoint, open_checkpoint};
+use alexnet::{Device, Error, Fc, Model, Options, Precision, Result, Split, demo_checkpoint, open_checkpoint};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
@@ -46,6 +46,9 @@ pub struct DeviceArgs {
     /// images where its library is found, else own].
     #[arg(long, value_name = "WHAT", value_parser = fc_parser())]
     pub fc: Option<Fc>,
+    /// Divide the network between two streams of a GPU (groups of threads of the CPU), or between two GPUs.
+    #[arg(long, value_name = "HOW", value_parser = split_parser())]
+    pub split: Option<Split>,
     /// Threads for decoding and for computing [default: all].
     #[arg(short = 'j', long, value_name = "N", value_parser = workers_parser())]
     pub workers: Option<NonZeroUsize>,
@@ -110,6 +113,7 @@ impl ModelArgs {
             precision: device.precision,
             deterministic: device.deterministic,
             fc: device.fc,
+            split: device.split,
             input_size: self.input_size,
             threads: device.workers,
             patience: Some(device.patience),
@@ -177,6 +181,13 @@ pub fn precision_parser() -> impl TypedValueParser<Value = Precision> {
 pub fn fc_parser() -> impl TypedValueParser<Value = Fc> {
     PossibleValuesParser::new(Fc::ALL.map(Fc::name)).map(|text| {
         let found = Fc::ALL.into_iter().find(|fc| fc.name() == text);
+        found.expect("clap lets only these names through")
+    })
+}
+
+pub fn split_parser() -> impl TypedValueParser<Value = Split> {
+    PossibleValuesParser::new(Split::ALL.map(Split::name)).map(|text| {
+        let found = Split::ALL.into_iter().find(|split| split.name() == text);
         found.expect("clap lets only these names through")
     })
 }

@@ -14,13 +14,16 @@ mod preprocess;
 mod softmax;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use pipeline::CpuPipeline;
 use softmax::TopK;
 
-use crate::backend::{Activation, Backend, Input, Pipeline, Prediction, Score, Session};
+use crate::backend::{
+    Activation, Backend, Holding, Input, Pipeline, Prediction, Score, Session, Span, Timeline, Track, Work,
+};
 use crate::net::{Network, Op, Shape};
 use crate::pixels::Pixels;
 use crate::plan::{Plan, Step, StepKind};
@@ -84,6 +87,13 @@ impl Backend for CpuBackend {
             Error::DeviceMemory(format!("not enough memory for {} MB of pixels; lower --batch-size", len >> 20))
         })
     }
+
+    fn holdings(&self, plan: Plan) -> Result<Vec<Holding>> {
+        plan.check(&self.shared.network)?;
+        let weights = self.shared.network.parameters().map(|parameter| 4 * parameter.len()).sum();
+        let buffers = 4 * plan.batch * plan.buffers.iter().sum::<usize>();
+        Ok(vec![Holding { place: self.description(), weights, buffers }])
+    }
 }
 
 impl CpuBackend {
@@ -112,16 +122,9 @@ struct CpuSession {
     top_k: TopK,
 }
 
-impl Session for CpuSession {
-    fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    fn reseed(&mut self, seed: u64) {
-        self.seed = seed;
-    }
-
-    fn run(&mut self, input: Input<'_>) -> Result<()> {
+impl CpuSession {
+    /// Runs the plan, and tells `done` after each step.
+    fn run_steps(&mut self, input: Input<'_>, mut done: impl FnMut(&Step) + Send) -> Result<()> {
         self.images = input.images(&self.plan)?;
         if self.images == 0 {
             return Ok(());
@@ -140,9 +143,24 @@ impl Session for CpuSession {
                     }
                 }
                 buffers[step.target] = target;
+                done(step);
             }
         });
         Ok(())
+    }
+}
+
+impl Session for CpuSession {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn reseed(&mut self, seed: u64) {
+        self.seed = seed;
+    }
+
+    fn run(&mut self, input: Input<'_>) -> Result<()> {
+        self.run_steps(input, |_| ())
     }
 
     fn logits(&mut self) -> Result<&[f32]> {
@@ -161,6 +179,17 @@ impl Session for CpuSession {
         let Shape { h, w, c } = step.output;
         let values = self.buffers[step.target][..self.images * step.output.len()].to_vec();
         Ok(Activation { shape: [self.images, h, w, c], values })
+    }
+
+    fn timeline(&mut self, input: Input<'_>) -> Result<Timeline> {
+        let (start, mut spans) = (Instant::now(), vec![]);
+        let mut last = Duration::ZERO;
+        self.run_steps(input, |step| {
+            let now = start.elapsed();
+            let begin = std::mem::replace(&mut last, now);
+            spans.push(Span { work: Work::Layers(step.layers.clone()), begin, end: now });
+        })?;
+        Ok(Timeline { tracks: vec![Track { place: "CPU".into(), spans }] })
     }
 }
 

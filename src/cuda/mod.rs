@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use cudarc::driver::DriverError;
 
-use crate::backend::{Backend, Pipeline, Score, Session};
+use crate::backend::{Backend, Holding, Pipeline, Score, Session};
 use crate::options::{Fc, Precision};
 use crate::pixels::Pixels;
 use crate::plan::Plan;
@@ -115,6 +115,12 @@ impl Backend for CudaBackend {
     fn pixels(&self, len: usize) -> Result<Pixels> {
         let context = self.shared.launcher.own_stream().context();
         Ok(Pixels::new(Pinned::new(context, &self.shared.watch, len)?))
+    }
+
+    fn holdings(&self, plan: Plan) -> Result<Vec<Holding>> {
+        plan.check(&self.shared.network)?;
+        let Footprint { weights, arena, .. } = Footprint::of(&self.shared.network, plan.batch, &self.shared.rules)?;
+        Ok(vec![Holding { place: self.device.clone(), weights, buffers: arena }])
     }
 }
 

@@ -10,7 +10,7 @@ use super::depth::arrange;
 use super::results::Results;
 use super::steps::{Prepared, Steps, address};
 use super::{Element, Shared, failed, lost};
-use crate::backend::{Activation, Input, Prediction, Score, Session};
+use crate::backend::{Activation, Input, Prediction, Score, Session, Span, Timeline, Track, Work};
 use crate::net::Shape;
 use crate::plan::{Plan, StepKind};
 use crate::{Error, Result};
@@ -202,5 +202,14 @@ impl Session for CudaSession {
         let mut values = vec![];
         self.output(index, &mut values)?;
         Ok(Activation { shape: [self.images, h, w, c], values })
+    }
+
+    fn timeline(&mut self, input: Input<'_>) -> Result<Timeline> {
+        // To be measured by events.
+        let start = std::time::Instant::now();
+        self.run(input)?;
+        let layers = self.steps.plan.steps.iter().flat_map(|step| step.layers.clone()).collect();
+        let span = Span { work: Work::Layers(layers), begin: std::time::Duration::ZERO, end: start.elapsed() };
+        Ok(Timeline { tracks: vec![Track { place: "cuda".into(), spans: vec![span] }] })
     }
 }
