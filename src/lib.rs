@@ -63,6 +63,7 @@ pub mod net;
 mod options;
 mod pixels;
 pub mod plan;
+pub mod split;
 pub mod weights;
 
 pub use backend::{Done, Holding, Input, Pipeline, Prediction, Score, Scored, Session, Span, Timeline, Track, Work};

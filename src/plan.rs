@@ -1,6 +1,7 @@
 //! A network and a batch size, turned into fused steps over a few buffers. Pure data: every backend runs the same plan.
 
 use crate::net::{Conv, Lrn, Network, Op, Pool, Preprocess, Shape};
+use crate::split::Half;
 use crate::{Error, Result};
 
 /// Fused steps for up to `batch` images, and the buffers they work in.
@@ -35,6 +36,8 @@ pub struct Step {
     pub kept: bool,
     /// True for the last step, whose output is the logits.
     pub logits: bool,
+    /// Which half of a step of the whole network this is, in a tower's plan.
+    pub half: Option<Box<Half>>,
 }
 
 /// What a [`Step`] computes. `weights` counts the weighted layers from conv1 = 0.
@@ -243,6 +246,7 @@ fn fuse(network: &Network, training: bool) -> Vec<Step> {
         target: 0,
         kept: false,
         logits: false,
+        half: None,
     };
     let preprocess = StepKind::Preprocess { preprocess: network.variant.preprocess, depth: None };
     let mut steps = vec![step("input", preprocess, input, input)];

@@ -27,7 +27,7 @@ on_every_precision! {
 /// A step that is not its plan's last.
 fn step(kind: StepKind, input: Shape, output: Shape) -> Step {
     let layers = vec!["layer"];
-    Step { layers, kind, input, output, source: Some(0), target: 1, kept: false, logits: false }
+    Step { layers, kind, input, output, source: Some(0), target: 1, kept: false, logits: false, half: None }
 }
 
 /// The output of the max pool.

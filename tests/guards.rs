@@ -261,6 +261,7 @@ fn check_pixels(on: Target) {
             target: 0,
             kept: false,
             logits: false,
+            half: None,
         };
         let pixels: Vec<u8> = (0..images * shape.len()).map(|_| rng.random()).collect();
         // SAFETY: everything here runs on this one stream.

@@ -125,6 +125,7 @@ impl CublasLt {
             target: 1,
             kept: false,
             logits: false,
+            half: None,
         };
         let element = rules.element();
         let upload = |value: f32, count: usize| to_device(launcher, watch, &element.encode(&vec![value; count]));
