@@ -1,6 +1,7 @@
 // Local response normalisation fused with the 3x3 max pool of stride 2 that follows or precedes it, 16 bytes of channels a
 // thread. What lies between the two is rounded to the activations' type, as it would be in memory: results are those of the
-// two kernels, bit for bit. Towers are a multiple of a vector's channels, and the reach is VECTOR_REACH.
+// two kernels, bit for bit. Towers, the output's channels and the place of its first are multiples of a vector's channels,
+// and the reach is VECTOR_REACH.
 #include "common/args.cuh"
 #include "common/maximum.cuh"
 #include "common/normalise.cuh"
@@ -34,8 +35,8 @@ __device__ void lrn_max_pool(const LrnPoolArgs& args) {
             const int at = i / SLICE % SIDE, column = at < EVEN_COLUMNS ? 2 * at : 2 * (at - EVEN_COLUMNS) + 1;
             const int w = first_q * STRIDE + column, h = first_p * STRIDE + i / SLICE / SIDE;
             if (c < args.c && w < args.w && h < args.h) {
-                const T* centre = input + ((n * args.h + h) * args.w + w) * args.c + c;
-                tile[i] = normalise_at(centre, c % args.tower, args.tower, args.scale, args.k);
+                const T* centre = input + ((n * args.h + h) * args.w + w) * args.input_c + args.first + c;
+                tile[i] = normalise_at(centre, (args.first + c) % args.tower, args.tower, args.scale, args.k);
             }
         }
         __syncthreads();
@@ -52,7 +53,7 @@ __device__ void lrn_max_pool(const LrnPoolArgs& args) {
                     const int from_corner = r * SIDE + s / 2 + s % 2 * EVEN_COLUMNS;
                     maximum.take(load_shared_vector(corner[from_corner * SLICE].element));
                 }
-                store_vector(output + ((n * args.p + p) * args.q + q) * args.c + c, maximum.stored());
+                store_vector(output + ((n * args.p + p) * args.q + q) * args.pitch + c, maximum.stored());
             }
         }
         __syncthreads(); // the next tile takes this one's place
@@ -93,7 +94,7 @@ __device__ void max_pool_lrn(const LrnPoolArgs& args) {
             const Vector<T> before = place > 0 ? load_shared_vector(centre - SIZE) : Vector<T>{};
             const Vector<T> after = place + SIZE < args.tower ? load_shared_vector(centre + SIZE) : Vector<T>{};
             const Vector<T> result = normalise(before, load_shared_vector(centre), after, args.scale, args.k);
-            store_vector(static_cast<T*>(args.output) + index * SIZE, result);
+            store_vector(static_cast<T*>(args.output) + index / vectors * args.pitch + c, result);
         }
         __syncthreads(); // the next vectors take these ones' place
     }

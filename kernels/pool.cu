@@ -10,6 +10,7 @@ namespace pool {
 template <typename T>
 struct Output {
     const T* input;
+    T* element;
     int p, q;
 };
 
@@ -20,7 +21,8 @@ __device__ Output<T> output_at(const PoolArgs& args, long long index) {
     const long long pixel = index / vectors;
     const int q = static_cast<int>(pixel % args.q), p = static_cast<int>(pixel / args.q % args.p);
     const long long n = pixel / args.q / args.p;
-    return {static_cast<const T*>(args.input) + n * args.h * args.w * args.c + c, p, q};
+    return {static_cast<const T*>(args.input) + n * args.h * args.w * args.c + c,
+            static_cast<T*>(args.output) + pixel * args.pitch + c, p, q};
 }
 
 // Windows lie within the input; C is a multiple of SIZE.
@@ -34,7 +36,7 @@ __device__ void max_pool(const PoolArgs& args) {
         for (int r = 0; r < args.kernel; r++, row += args.w * args.c) {
             for (int s = 0; s < args.kernel; s++) maximum.take(load_vector<T, SIZE>(row + s * args.c));
         }
-        store_vector(static_cast<T*>(args.output) + index * SIZE, maximum.stored());
+        store_vector(out.element, maximum.stored());
     }
 }
 
@@ -52,7 +54,7 @@ __device__ void adaptive_avg_pool(const PoolArgs& args) {
                 sum += load_element(out.input + (static_cast<long long>(h) * args.w + w) * args.c);
             }
         }
-        store_element(static_cast<T*>(args.output) + index, sum / static_cast<float>((h1 - h0) * (w1 - w0)));
+        store_element(out.element, sum / static_cast<float>((h1 - h0) * (w1 - w0)));
     }
 }
 

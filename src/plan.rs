@@ -98,6 +98,14 @@ pub struct SpaceToDepth {
 }
 
 impl Step {
+    /// Index of the weights that it takes, if any.
+    pub fn weights(&self) -> Option<usize> {
+        match self.kind {
+            StepKind::Conv { weights, .. } | StepKind::Linear { weights, .. } => Some(weights),
+            _ => None,
+        }
+    }
+
     /// One image's output, before a pool that a device has fused with the convolution.
     pub fn unpooled(&self) -> Shape {
         match self.kind {

@@ -41,8 +41,9 @@ enum Need {
 /// # Errors
 /// [`Error::Usage`] with the layer that cannot be divided, and why.
 pub fn towers(plan: &Plan) -> Result<[Plan; 2]> {
-    let needs = plan.steps.iter().map(need).collect::<Result<Vec<_>>>()?;
+    let mut needs = plan.steps.iter().map(need).collect::<Result<Vec<_>>>()?;
     let last = plan.steps.len() - 1;
+    needs[last] = Need::All;
     let tower = |tower: usize| {
         let steps = plan.steps.iter().enumerate().filter(|(index, _)| tower == 0 || *index != last);
         let steps = steps.map(|(index, step)| {
@@ -108,12 +109,14 @@ fn halve(step: &Step, tower: usize, after_input: bool, need: Need, (next, others
 }
 
 impl Step {
+    /// Whether the output lies among the channels of both towers.
+    pub fn is_joined(&self) -> bool {
+        self.half.as_ref().is_some_and(|half| half.joined)
+    }
+
     /// Channels of a pixel of the buffer that the output lies in: the output's own, or those of both towers.
     pub fn pitch(&self) -> usize {
-        match &self.half {
-            Some(half) if half.joined => 2 * self.output.c,
-            _ => self.output.c,
-        }
+        if self.is_joined() { 2 * self.output.c } else { self.output.c }
     }
 
     /// Place of the output's first channel among those of the buffer that it lies in.

@@ -3,7 +3,8 @@
 //
 // Dialect: activations NHWC, filters KRSC, outputs NPQK. GEMM_M = N * P * Q, GEMM_N = K / groups,
 // GEMM_K = R * S * C / groups. Activations and filters are of the type in the kernel's name; all else is float32.
-// All extents are counts of elements.
+// All extents are counts of elements. `pitch` is what lies between the first channels of two neighbouring output pixels: the
+// output's channels, and those of the other tower where both share a buffer.
 #pragma once
 
 #include <cstddef>
@@ -26,21 +27,21 @@ struct ConvArgs {
     int relu;        // 0 or 1
     int wide_output; // 1: the output is float32, whatever the activations are
     int splits;      // parts that GEMM_K is summed in, by different blocks
-    int reserved;
+    int pitch;       // from one output pixel to the next
 };
-ASSERT_LAYOUT(ConvArgs, reserved, 100, 104);
+ASSERT_LAYOUT(ConvArgs, pitch, 100, 104);
 
 struct ReduceArgs {
     const float* partial; // (splits, count)
     const float* bias;    // (K)
-    void* output;         // (count), count = N * P * Q * K
+    void* output;         // (N, P, Q, K), count elements
     long long count;
     int k;
     int splits;
     int relu; // 0 or 1
-    int reserved;
+    int pitch;
 };
-ASSERT_LAYOUT(ReduceArgs, reserved, 44, 48);
+ASSERT_LAYOUT(ReduceArgs, pitch, 44, 48);
 
 struct PoolArgs {
     const void* input; // (N, H, W, C)
@@ -48,32 +49,37 @@ struct PoolArgs {
     int n, h, w, c;
     int p, q;
     int kernel, stride; // unused by the adaptive average
+    int pitch;
+    int reserved;
 };
-ASSERT_LAYOUT(PoolArgs, stride, 44, 48);
+ASSERT_LAYOUT(PoolArgs, reserved, 52, 56);
 
 struct LrnArgs {
-    const void* input; // (pixels, C)
+    const void* input; // (pixels, input_c)
     void* output;      // (pixels, C)
     long long pixels;
-    int c, tower; // channels, and channels a tower: windows stay within a tower
+    int c, tower; // channels, and channels of the input that a window stays within
     int reach;    // channels on each side of the centre
     float scale;  // alpha / window
     float k;
-    int reserved;
+    int input_c, first; // channels of the input, and the place of the output's first one among them
+    int pitch;
 };
-ASSERT_LAYOUT(LrnArgs, reserved, 44, 48);
+ASSERT_LAYOUT(LrnArgs, pitch, 52, 56);
 
 struct LrnPoolArgs {
-    const void* input; // (N, H, W, C)
+    const void* input; // (N, H, W, input_c)
     void* output;      // (N, P, Q, C)
     int n, h, w, c;
     int p, q;
-    int tower;   // channels a tower
+    int tower;   // channels of the input that a window stays within
     float scale; // alpha / window
     float k;
-    int reserved;
+    int input_c, first; // channels of the input, and the place of the output's first one among them; C and 0 where the pool
+                        // comes first
+    int pitch;
 };
-ASSERT_LAYOUT(LrnPoolArgs, reserved, 52, 56);
+ASSERT_LAYOUT(LrnPoolArgs, pitch, 60, 64);
 
 struct PreprocessArgs {
     const uint8_t* pixels; // (pixels, 3), RGB

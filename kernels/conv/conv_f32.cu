@@ -90,7 +90,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_f32(const ConvArgs ar
             if (n >= group_k) continue;
             const int k = group * group_k + n;
             const float value = sum[i][j] + __ldg(args.bias + k);
-            static_cast<float*>(args.output)[size_t(m) * args.k + k] = args.relu ? max_nan(value, 0.0f) : value;
+            static_cast<float*>(args.output)[size_t(m) * args.pitch + k] = args.relu ? max_nan(value, 0.0f) : value;
         }
     }
 }

@@ -264,17 +264,17 @@ struct WarpTile {
     }
 };
 
-// Writes the block's part of an (GEMM_M, K) output, bias and ReLU included where `finished`, by way of shared memory: 16
-// bytes a thread where rows allow it.
+// Writes the block's part of an (GEMM_M, K) output with rows at `pitch`, bias and ReLU included where `finished`, by way of
+// shared memory: 16 bytes a thread where rows allow it.
 template <typename C, typename Out>
 __device__ __forceinline__ void store(const ConvArgs& args, Out* output, const WarpTile<C>& sums, unsigned char* shared,
-                                      int block_m, int block_n, int group, bool finished) {
+                                      int block_m, int block_n, int group, int pitch, bool finished) {
     constexpr int VECTOR = Vector<Out>::SIZE, ROW_VECTORS = C::BLOCK_N / VECTOR;
     constexpr int PITCH = C::BLOCK_N + PADDING, ROOM = C::SHARED_BYTES / (PITCH * int(sizeof(Out)));
     constexpr int TURN_ROWS = ROOM >= C::BLOCK_M ? C::BLOCK_M : C::BLOCK_M / 2;
     static_assert(ROOM >= TURN_ROWS, "half of the output tile fits");
     const int group_k = args.k / args.groups;
-    // Then a vector is either inside or outside, and its address a multiple of 16.
+    // Then a vector is either inside or outside, and its address a multiple of 16, since the pitch is a multiple of group_k.
     const bool aligned = group_k % VECTOR == 0;
     Out* tile = reinterpret_cast<Out*>(shared);
 #pragma unroll 1
@@ -287,7 +287,7 @@ __device__ __forceinline__ void store(const ConvArgs& args, Out* output, const W
             const int row = index / ROW_VECTORS, column = index % ROW_VECTORS * VECTOR;
             const int left = group_k - block_n - column; // filters from here to the group's end
             const Out* source = tile + row * PITCH + column;
-            Out* target = output + size_t(block_m + turn + row) * args.k + group * group_k + block_n + column;
+            Out* target = output + size_t(block_m + turn + row) * pitch + group * group_k + block_n + column;
             if (aligned && left > 0) {
                 *reinterpret_cast<uint4*>(target) = *reinterpret_cast<const uint4*>(source);
             } else {
@@ -311,7 +311,7 @@ __device__ __forceinline__ void store_pooled(const ConvArgs& args, const WarpTil
     const int group_k = args.k / args.groups;
     const int p_count = (args.p - KERNEL) / STRIDE + 1, q_count = (args.q - KERNEL) / STRIDE + 1;
     T* tile = reinterpret_cast<T*>(shared);
-    T* output = static_cast<T*>(args.output) + size_t(image) * p_count * q_count * args.k + group * group_k + block_n;
+    T* output = static_cast<T*>(args.output) + size_t(image) * p_count * q_count * args.pitch + group * group_k + block_n;
 #pragma unroll 1
     for (int turn = 0; turn < C::BLOCK_N; turn += TURN_COLUMNS) {
         __syncthreads(); // what is in shared memory has been read
@@ -330,7 +330,7 @@ __device__ __forceinline__ void store_pooled(const ConvArgs& args, const WarpTil
                 }
             }
             if (block_n + turn + column < group_k) {
-                store_vector(output + size_t(pixel) * args.k + turn + column, maximum.stored());
+                store_vector(output + size_t(pixel) * args.pitch + turn + column, maximum.stored());
             }
         }
     }
@@ -373,11 +373,11 @@ __device__ __forceinline__ void convolve(const ConvArgs& args) {
         store_pooled(args, sums, shared, blockIdx.x, block_n, group);
     } else if (args.splits > 1) {
         float* partial = args.partial + size_t(split) * args.n * args.p * args.q * args.k;
-        store(args, partial, sums, shared, block_m, block_n, group, false);
+        store(args, partial, sums, shared, block_m, block_n, group, args.k, false);
     } else if (args.wide_output || sizeof(typename C::T) == sizeof(float)) {
-        store(args, static_cast<float*>(args.output), sums, shared, block_m, block_n, group, true);
+        store(args, static_cast<float*>(args.output), sums, shared, block_m, block_n, group, args.pitch, true);
     } else if constexpr (sizeof(typename C::T) < sizeof(float)) {
-        store(args, static_cast<typename C::T*>(args.output), sums, shared, block_m, block_n, group, true);
+        store(args, static_cast<typename C::T*>(args.output), sums, shared, block_m, block_n, group, args.pitch, true);
     }
 }
 } // namespace conv

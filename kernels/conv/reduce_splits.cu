@@ -10,8 +10,10 @@ __device__ void reduce_splits(const ReduceArgs& args) {
     for (long long index = grid_thread(); index < args.count; index += grid_threads()) {
         float sum = 0.0f;
         for (int split = 0; split < args.splits; split++) sum += __ldg(args.partial + split * args.count + index);
-        sum += __ldg(args.bias + index % args.k);
-        store_element(static_cast<T*>(args.output) + index, args.relu ? max_nan(sum, 0.0f) : sum);
+        const long long pixel = index / args.k;
+        const int k = static_cast<int>(index - pixel * args.k);
+        sum += __ldg(args.bias + k);
+        store_element(static_cast<T*>(args.output) + pixel * args.pitch + k, args.relu ? max_nan(sum, 0.0f) : sum);
     }
 }
 

@@ -56,7 +56,7 @@ __device__ __forceinline__ void multiply(const ConvArgs& args) {
             if (lane != 0 || k >= args.k || image >= args.n) continue;
             value += __ldg(args.bias + k);
             if (args.relu) value = max_nan(value, 0.0f);
-            const size_t at = size_t(image) * args.k + k;
+            const size_t at = size_t(image) * args.pitch + k;
             if (args.wide_output) {
                 static_cast<float*>(args.output)[at] = value;
             } else {

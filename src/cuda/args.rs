@@ -64,8 +64,8 @@ kernel_args! {
         relu: i32,
         wide_output: i32,
         splits: i32,
-        reserved: i32,
-    } last reserved at 100, size 104
+        pitch: i32,
+    } last pitch at 100, size 104
 }
 
 kernel_args! {
@@ -76,8 +76,8 @@ kernel_args! {
         k: i32,
         splits: i32,
         relu: i32,
-        reserved: i32,
-    } last reserved at 44, size 48
+        pitch: i32,
+    } last pitch at 44, size 48
 }
 
 kernel_args! {
@@ -87,7 +87,9 @@ kernel_args! {
         n: i32, h: i32, w: i32, c: i32,
         p: i32, q: i32,
         kernel: i32, stride: i32,
-    } last stride at 44, size 48
+        pitch: i32,
+        reserved: i32,
+    } last reserved at 52, size 56
 }
 
 kernel_args! {
@@ -99,8 +101,9 @@ kernel_args! {
         reach: i32,
         scale: f32,
         k: f32,
-        reserved: i32,
-    } last reserved at 44, size 48
+        input_c: i32, first: i32,
+        pitch: i32,
+    } last pitch at 52, size 56
 }
 
 kernel_args! {
@@ -112,8 +115,9 @@ kernel_args! {
         tower: i32,
         scale: f32,
         k: f32,
-        reserved: i32,
-    } last reserved at 52, size 56
+        input_c: i32, first: i32,
+        pitch: i32,
+    } last pitch at 60, size 64
 }
 
 kernel_args! {
@@ -206,7 +210,7 @@ impl ConvArgs {
             relu: i32::from(relu),
             wide_output: i32::from(step.logits),
             splits: int(splits),
-            reserved: 0,
+            pitch: int(step.pitch()),
         }
     }
 }
@@ -222,7 +226,7 @@ impl ReduceArgs {
             k: conv.k,
             splits: conv.splits,
             relu: conv.relu,
-            reserved: 0,
+            pitch: conv.pitch,
         }
     }
 }
@@ -236,29 +240,33 @@ impl PoolArgs {
             n: int(images),
             h: int(step.input.h),
             w: int(step.input.w),
-            c: int(step.input.c),
+            c: int(step.output.c),
             p: int(step.output.h),
             q: int(step.output.w),
             kernel: int(kernel),
             stride: int(stride),
+            pitch: int(step.pitch()),
+            reserved: 0,
         }
     }
 }
 
 impl LrnArgs {
-    /// LRN over `images` activations of `shape`.
-    pub fn new(lrn: &Lrn, shape: Shape, images: usize, input: DevicePtr, output: DevicePtr) -> Self {
+    /// LRN over `images` activations of a step's input.
+    pub fn new(lrn: &Lrn, step: &Step, images: usize, input: DevicePtr, output: DevicePtr) -> Self {
         assert_eq!(lrn.beta, LRN_BETA, "the kernel has one exponent");
         LrnArgs {
             input,
             output,
-            pixels: (images * shape.h * shape.w) as i64,
-            c: int(shape.c),
-            tower: int(shape.c / lrn.scope.towers()),
+            pixels: (images * step.input.h * step.input.w) as i64,
+            c: int(step.output.c),
+            tower: int(step.input.c / lrn.scope.towers()),
             reach: int(lrn.size / 2),
             scale: (lrn.alpha / lrn.size as f64) as f32,
             k: lrn.k as f32,
-            reserved: 0,
+            input_c: int(step.input.c),
+            first: int(step.first_taken()),
+            pitch: int(step.pitch()),
         }
     }
 }
@@ -266,10 +274,10 @@ impl LrnArgs {
 impl LrnPoolArgs {
     /// LRN before or after the pool that `step` fuses it with.
     pub fn new(lrn: &Lrn, step: &Step, images: usize, input: DevicePtr, output: DevicePtr) -> Self {
-        let LrnArgs { tower, scale, k, .. } = LrnArgs::new(lrn, step.input, images, input, output);
+        let LrnArgs { tower, scale, k, input_c, first, pitch, .. } = LrnArgs::new(lrn, step, images, input, output);
         let Pool { kernel, stride } = FUSED_POOL;
         let PoolArgs { n, h, w, c, p, q, .. } = PoolArgs::new(step, images, kernel, stride, input, output);
-        LrnPoolArgs { input, output, n, h, w, c, p, q, tower, scale, k, reserved: 0 }
+        LrnPoolArgs { input, output, n, h, w, c, p, q, tower, scale, k, input_c, first, pitch }
     }
 }
 

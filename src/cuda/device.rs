@@ -18,10 +18,12 @@ const MIN_COMPUTE: (i32, i32) = (8, 0);
 
 /// Every function of the driver that is called, all of them in CUDA 12.0. cudarc looks a function up when it is first
 /// called and panics where it is missing, so that all are looked up here first.
-const FUNCTIONS: [&str; 41] = [
+const FUNCTIONS: [&str; 46] = [
+    "cuCtxEnablePeerAccess",
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
     "cuCtxSynchronize",
+    "cuDeviceCanAccessPeer",
     "cuDeviceGet",
     "cuDeviceGetAttribute",
     "cuDeviceGetCount",
@@ -31,6 +33,7 @@ const FUNCTIONS: [&str; 41] = [
     "cuDriverGetVersion",
     "cuEventCreate",
     "cuEventDestroy_v2",
+    "cuEventElapsedTime",
     "cuEventQuery",
     "cuEventRecord",
     "cuGetErrorString",
@@ -47,6 +50,8 @@ const FUNCTIONS: [&str; 41] = [
     "cuMemFree_v2",
     "cuMemGetInfo_v2",
     "cuMemHostAlloc",
+    "cuMemcpy2DAsync_v2",
+    "cuMemcpy3DPeerAsync",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyHtoDAsync_v2",
     "cuMemsetD8Async",
@@ -135,6 +140,11 @@ impl CudaDevice {
 
     pub(super) fn context(&self) -> &Arc<CudaContext> {
         &self.context
+    }
+
+    /// Its number.
+    pub(super) fn ordinal(&self) -> usize {
+        self.ordinal
     }
 
     /// Its multiprocessors.

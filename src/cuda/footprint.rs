@@ -7,9 +7,10 @@ use super::fuse::as_run;
 use super::pipeline::SLOTS;
 use super::results::Results;
 use super::select::Rules;
-use super::steps::{fits, most_images};
+use super::steps::{by_device, fits, most_images};
 use crate::Result;
 use crate::net::Network;
+use crate::options::Split;
 use crate::plan::Plan;
 
 /// Device memory in bytes, for a pipeline that gives one class an image.
@@ -21,6 +22,19 @@ pub struct Footprint {
     pub arena: usize,
     /// What each step's own memory would take together, were none used again.
     pub without_reuse: usize,
+}
+
+/// What a pipeline of `plan` that gives one class an image works in, on each device.
+///
+/// # Errors
+/// Those of [`split::towers`](crate::split::towers).
+pub(super) fn buffers(network: &Network, plan: &Plan, rules: &Rules, split: Option<Split>) -> Result<Vec<Layout>> {
+    let plans = by_device(network, plan, rules, split)?;
+    let layouts = plans.iter().enumerate().map(|(device, plans)| {
+        let results = if device == 0 { Results { images: plan.batch, k: 1 }.bytes() } else { 0 };
+        Layout::new(plans, rules, SLOTS, results)
+    });
+    Ok(layouts.collect())
 }
 
 impl Footprint {
@@ -38,9 +52,8 @@ impl Footprint {
             bytes(gemm_k) + if rearranged > 0 { bytes(rearranged) } else { 0 } + 4 * filters
         });
         let weights = layers.sum();
-        let plan = as_run(network, Plan::new(network, images, &[])?, rules);
-        let layout = Layout::new(&plan, rules, SLOTS, Results { images, k: 1 }.bytes());
-        Ok(Footprint { weights, arena: layout.bytes, without_reuse: layout.without_reuse })
+        let layouts = buffers(network, &Plan::new(network, images, &[])?, rules, None)?;
+        Ok(Footprint { weights, arena: layouts[0].bytes, without_reuse: layouts[0].without_reuse })
     }
 
     /// The largest batch up to `most` of `network` whose memory fits beside its weights in `free` bytes of a device's `total`;

@@ -4,12 +4,34 @@
 use super::depth::{Depth, lowered};
 use super::kernels::FUSED_POOL;
 use super::select::{self, Rules};
+use crate::Result;
 use crate::net::Network;
 use crate::plan::{Plan, Step, StepKind, assign_buffers};
+use crate::split;
 
 /// `plan`, of `network`, as the device runs it: its first convolution rearranged, steps fused.
 pub fn as_run(network: &Network, plan: Plan, rules: &Rules) -> Plan {
     fused(lowered(Depth::of(network, rules.precision), plan), rules)
+}
+
+/// Both towers of `plan`, of `network`, as the device runs them. Sums are in the order of the whole network as it runs it.
+///
+/// # Errors
+/// Those of [`split::towers`].
+pub fn towers_as_run(network: &Network, plan: &Plan, rules: &Rules) -> Result<[Plan; 2]> {
+    let whole = as_run(network, plan.clone(), rules);
+    let towers = split::towers(plan)?.map(|tower| {
+        let mut tower = lowered(Depth::of(network, rules.precision), tower);
+        for step in tower.steps.iter_mut().filter(|step| step.weights().is_some()) {
+            let weights = step.weights();
+            if let Some(half) = &mut step.half {
+                let same = whole.steps.iter().find(|step| step.weights() == weights);
+                half.whole = same.expect("a network runs all its layers").clone();
+            }
+        }
+        fused(tower, rules)
+    });
+    Ok(towers)
 }
 
 /// `plan` with steps fused where that is possible and, by the model, faster for a full batch. A step whose output is kept
@@ -30,13 +52,18 @@ pub fn fused(mut plan: Plan, rules: &Rules) -> Plan {
 /// [`pair`], unless two kernels are faster: a convolution that pools has tiles of whole images, and no splits.
 fn faster(first: &Step, second: &Step, images: usize, rules: &Rules) -> Option<Step> {
     let both = pair(first, second, rules)?;
+    if let (StepKind::Conv { .. }, Some(half)) = (first.kind, &first.half) {
+        // As the whole network does, which otherwise might sum in parts.
+        return matches!(half.whole.kind, StepKind::Conv { unpooled: Some(_), .. }).then_some(both);
+    }
     let [fused, separate] = select::pool_cycles(first, images, rules).unwrap_or_default();
     (fused <= separate).then_some(both)
 }
 
 /// The one step that does what `first` and `second`, which follows it, do, where there is a kernel for it.
 pub fn pair(first: &Step, second: &Step, rules: &Rules) -> Option<Step> {
-    if first.kept || second.kept || second.logits {
+    let joined = first.half.as_ref().is_some_and(|half| half.joined);
+    if first.kept || second.kept || second.logits || joined {
         return None;
     }
     let normalises = |lrn| select::takes_vectors(lrn, first.output.c, rules.element());
@@ -55,7 +82,11 @@ pub fn pair(first: &Step, second: &Step, rules: &Rules) -> Option<Step> {
         return None;
     }
     let layers = [&first.layers[..], &second.layers].concat();
-    Some(Step { layers, kind, input: first.input, source: first.source, ..second.clone() })
+    let mut half = second.half.clone();
+    if let (Some(half), Some(first)) = (&mut half, &first.half) {
+        half.whole = first.whole.clone();
+    }
+    Some(Step { layers, kind, input: first.input, source: first.source, half, ..second.clone() })
 }
 
 #[cfg(test)]

@@ -97,7 +97,7 @@ impl Launcher {
                     let args = ConvArgs::linear(step, images, relu, splits, addresses);
                     self.launch_product(launch, &select::reduce(step, images, rules), args)
                 }
-                StepKind::Lrn(lrn) => self.launch(launch, LrnArgs::new(&lrn, step.output, images, source, target)),
+                StepKind::Lrn(lrn) => self.launch(launch, LrnArgs::new(&lrn, step, images, source, target)),
                 StepKind::MaxPool(pool) => {
                     self.launch(launch, PoolArgs::new(step, images, pool.kernel, pool.stride, source, target))
                 }

@@ -9,6 +9,7 @@ mod cublaslt;
 mod depth;
 mod device;
 mod element;
+mod exchange;
 mod explain;
 mod footprint;
 pub mod fuse;
@@ -21,6 +22,8 @@ pub mod select;
 mod session;
 mod shared;
 mod steps;
+mod timeline;
+mod tower;
 mod watch;
 mod wide;
 
@@ -30,9 +33,11 @@ use std::time::Duration;
 use cudarc::driver::DriverError;
 
 use crate::backend::{Backend, Holding, Pipeline, Score, Session};
-use crate::options::{Fc, Precision};
+use crate::net::Network;
+use crate::options::{Fc, Precision, Split};
 use crate::pixels::Pixels;
 use crate::plan::Plan;
+use crate::split;
 use crate::weights::Weights;
 use crate::{Error, Result};
 
@@ -40,6 +45,7 @@ pub use args::Addresses;
 pub use cublaslt::WORKSPACE_BYTES;
 pub use device::CudaDevice;
 pub use element::{Element, encode_filter, round_to_tf32};
+pub use exchange::Link;
 pub use explain::explain;
 pub use footprint::Footprint;
 pub use launch::Launcher;
@@ -47,7 +53,8 @@ use pinned::Pinned;
 use pipeline::CudaPipeline;
 pub use select::Rules;
 use session::CudaSession;
-use shared::Shared;
+use shared::{DeviceLayer, Shared};
+use steps::Placement;
 use watch::Watch;
 use wide::Wide;
 
@@ -71,11 +78,9 @@ impl Default for Settings {
     }
 }
 
-/// A network's weights on a CUDA device.
+/// A network's weights on a CUDA device, or divided between two towers.
 pub struct CudaBackend {
-    /// The device in words.
-    device: String,
-    shared: Arc<Shared>,
+    placement: Placement,
 }
 
 impl CudaBackend {
@@ -86,41 +91,102 @@ impl CudaBackend {
     /// [`Error::DeviceMemory`] where the device lacks memory, [`Error::Device`] where cuBLASLt was asked for and cannot be used.
     pub fn new(weights: Weights, device: &CudaDevice, settings: Settings) -> Result<Self> {
         let watch = Arc::new(Watch::new(settings.patience));
-        let mut shared = Shared::new(&weights, device, settings, Arc::clone(&watch))?;
-        if settings.precision != Precision::Float32 {
-            shared.wide = Some(Wide::new(device, weights, settings, watch));
-        }
-        Ok(CudaBackend { device: device.to_string(), shared: Arc::new(shared) })
+        let mut part = Shared::new(&weights, None, device, settings, Arc::clone(&watch))?;
+        part.wide = Wide::beside(device, weights, settings, watch);
+        Ok(CudaBackend { placement: Placement { parts: vec![Arc::new(part)], split: None, link: None } })
     }
+
+    /// Uploads half of `weights` to each of two towers, which run on two streams of the first device or on both devices. Every
+    /// choice is made as on the first one.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new); [`Error::Usage`] for a network that cannot be split, and for cuBLASLt.
+    pub fn split(weights: Weights, devices: Towers<'_>, settings: Settings) -> Result<Self> {
+        if settings.fc == Some(Fc::CublasLt) {
+            return Err(Error::Usage(
+                "cuBLASLt sums in another order for half of a layer, so that a split network would not give the whole one's \
+                 bits; leave --fc out, or say --fc own"
+                    .into(),
+            ));
+        }
+        let settings = Settings { fc: Some(Fc::Own), ..settings };
+        // Before anything is uploaded.
+        split::towers(&Plan::new(weights.network(), 1, &[])?)?;
+        let watch = Arc::new(Watch::new(settings.patience));
+        let (first, second, split, link) = match devices {
+            Towers::TwoStream(device) => (device, device, Split::TwoStream, None),
+            Towers::TwoGpu(first, second) => (first, second, Split::TwoGpu, Some(Link::open(first, second)?)),
+        };
+        let part = |tower, device| Shared::new(&weights, Some(tower), device, settings, Arc::clone(&watch));
+        let (mut part_0, mut part_1) = (part(0, first)?, part(1, second)?);
+        part_1.rules = part_0.rules;
+        part_0.wide = Wide::beside(first, weights, settings, watch);
+        let parts = vec![Arc::new(part_0), Arc::new(part_1)];
+        Ok(CudaBackend { placement: Placement { parts, split: Some(split), link } })
+    }
+}
+
+/// Where two towers run.
+#[derive(Clone, Copy)]
+pub enum Towers<'a> {
+    /// On two streams of a device.
+    TwoStream(&'a CudaDevice),
+    /// On two devices.
+    TwoGpu(&'a CudaDevice, &'a CudaDevice),
 }
 
 impl Backend for CudaBackend {
     fn description(&self) -> String {
-        let Rules { precision, deterministic, .. } = self.shared.rules;
+        let Placement { parts, split, link } = &self.placement;
+        let shared = &parts[0];
+        let Rules { precision, deterministic, .. } = shared.rules;
         let order = if deterministic { "deterministic" } else { "last bits depend on the batch size" };
-        let fc = self.shared.fully_connected();
-        format!("{}, {}, fully connected layers by {fc}, {order}", self.device, precision.name())
+        let fc = shared.fully_connected();
+        let device = match (split, link) {
+            (None, _) => shared.device.clone(),
+            (Some(_), None) => format!("{}, split between two streams", shared.device),
+            (Some(_), Some(Link::Peer)) => {
+                format!("{} and {}, split, with peer access", shared.device, parts[1].device)
+            }
+            (Some(_), Some(Link::Host)) => {
+                format!("{} and {}, split, by way of the host's memory", shared.device, parts[1].device)
+            }
+        };
+        format!("{device}, {}, fully connected layers by {fc}, {order}", precision.name())
     }
 
     fn session(&self, plan: Plan) -> Result<Box<dyn Session>> {
-        plan.check(&self.shared.network)?;
-        Ok(Box::new(CudaSession::new(Arc::clone(&self.shared), plan)?))
+        plan.check(self.network())?;
+        Ok(Box::new(CudaSession::new(&self.placement, plan)?))
     }
 
     fn pipeline(&self, plan: Plan, k: usize, score: Score) -> Result<Box<dyn Pipeline>> {
-        plan.check(&self.shared.network)?;
-        Ok(Box::new(CudaPipeline::new(Arc::clone(&self.shared), plan, k, score)?))
+        plan.check(self.network())?;
+        Ok(Box::new(CudaPipeline::new(&self.placement, plan, k, score)?))
     }
 
     fn pixels(&self, len: usize) -> Result<Pixels> {
-        let context = self.shared.launcher.own_stream().context();
-        Ok(Pixels::new(Pinned::new(context, &self.shared.watch, len)?))
+        let shared = &self.placement.parts[0];
+        Ok(Pixels::new(Pinned::new(shared.launcher.own_stream().context(), &shared.watch, len)?))
     }
 
     fn holdings(&self, plan: Plan) -> Result<Vec<Holding>> {
-        plan.check(&self.shared.network)?;
-        let Footprint { weights, arena, .. } = Footprint::of(&self.shared.network, plan.batch, &self.shared.rules)?;
-        Ok(vec![Holding { place: self.device.clone(), weights, buffers: arena }])
+        plan.check(self.network())?;
+        let Placement { parts, split, .. } = &self.placement;
+        let rules = &parts[0].rules;
+        let buffers = footprint::buffers(self.network(), &plan, rules, *split)?;
+        let holdings = parts.iter().enumerate().map(|(tower, part)| Holding {
+            place: steps::place(parts.len(), tower, &part.device),
+            weights: part.layers.iter().map(DeviceLayer::bytes).sum(),
+            buffers: buffers.get(tower).map_or(0, |layout| layout.bytes),
+        });
+        Ok(holdings.collect())
+    }
+}
+
+impl CudaBackend {
+    fn network(&self) -> &Network {
+        &self.placement.parts[0].network
     }
 }
 

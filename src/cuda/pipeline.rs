@@ -10,12 +10,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
-use cudarc::driver::{CudaEvent, CudaGraph, CudaStream, DriverError, result};
+use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError, result};
 
 use super::pinned::Pinned;
 use super::results::Results;
-use super::steps::{Prepared, Steps};
-use super::{Shared, failed, lost};
+use super::steps::{Placement, Run, Steps};
+use super::tower::{Prepared, Tower};
+use super::{failed, lost};
 use crate::backend::{Done, Input, Pipeline, Prediction, Score, Scored};
 use crate::pixels::{Memory as _, Pixels};
 use crate::plan::Plan;
@@ -28,9 +29,10 @@ pub struct CudaPipeline {
     /// Before the memory that they know the addresses of.
     slots: [Slot; SLOTS],
     /// What runs each step, by number of images, for those that ran.
-    prepared: HashMap<usize, Vec<Prepared>>,
+    prepared: HashMap<usize, Run>,
     steps: Steps,
-    copies: Arc<CudaStream>,
+    /// A stream a device.
+    copies: Vec<Arc<CudaStream>>,
     k: usize,
     score: Score,
     under_way: VecDeque<UnderWay>,
@@ -44,8 +46,8 @@ struct Slot {
     graphs: HashMap<usize, CudaGraph>,
     /// Where graphs copy results to.
     results: Pinned,
-    /// The pixels are on the device.
-    copied: CudaEvent,
+    /// The pixels are there, for each device.
+    copied: Vec<CudaEvent>,
     /// The results are on the host.
     done: CudaEvent,
 }
@@ -65,26 +67,30 @@ struct UnderWay {
 }
 
 impl CudaPipeline {
-    pub fn new(shared: Arc<Shared>, plan: Plan, k: usize, score: Score) -> Result<Self> {
+    pub fn new(placement: &Placement, plan: Plan, k: usize, score: Score) -> Result<Self> {
         let k = k.clamp(1, plan.classes());
         let most = Results { images: plan.batch, k };
-        let watch = Arc::clone(&shared.watch);
-        let steps = Steps::new(shared, plan, SLOTS, most.bytes())?;
+        let steps = Steps::new(placement, plan, SLOTS, most.bytes())?;
         let context = steps.stream().context();
+        let watch = &steps.shared().watch;
         let opening = |e| failed("making streams and events", e);
+        let event = |context: &Arc<CudaContext>| context.new_event(None).map_err(opening);
         let slot = || {
             Ok(Slot {
                 graphs: HashMap::new(),
-                results: Pinned::new(context, &watch, most.bytes())?,
-                copied: context.new_event(None).map_err(opening)?,
-                done: context.new_event(None).map_err(opening)?,
+                results: Pinned::new(context, watch, most.bytes())?,
+                copied: steps.inputs(0).map(|(tower, _)| event(tower.stream().context())).collect::<Result<_>>()?,
+                done: event(context)?,
             })
         };
         let slots = [slot()?, slot()?];
-        let copies = context.new_stream().map_err(opening)?;
-        // The pixels' memory is cleared on the other stream.
-        let cleared = steps.stream().record_event(None).and_then(|event| copies.wait(&event));
-        cleared.map_err(opening)?;
+        let copies = steps.inputs(0).map(|(tower, _)| {
+            let copies = tower.stream().context().new_stream()?;
+            // The pixels' memory is cleared on the other stream.
+            copies.wait(&tower.stream().record_event(None)?)?;
+            Ok(copies)
+        });
+        let copies = copies.collect::<std::result::Result<_, _>>().map_err(opening)?;
         Ok(CudaPipeline {
             slots,
             prepared: HashMap::new(),
@@ -122,21 +128,24 @@ impl CudaPipeline {
         if !self.prepared.contains_key(&results.images) {
             let prepared = self.steps.prepare(results.images)?;
             self.prepared.insert(results.images, prepared);
-        } else if !self.slots[number].graphs.contains_key(&results.images) {
+        } else if self.steps.is_capturable() && !self.slots[number].graphs.contains_key(&results.images) {
             let graph = self.capture(number, results).map_err(lost)?;
             self.slots[number].graphs.insert(results.images, graph);
         }
         let (slot, stream) = (&self.slots[number], self.steps.stream());
         let starting = |e| lost(failed("starting a batch", e));
-        stream.context().bind_to_thread().map_err(starting)?;
-        if !resident {
-            let to = self.steps.pixels(number);
+        for (((tower, to), copies), copied) in self.steps.inputs(number).zip(&self.copies).zip(&slot.copied) {
+            if resident {
+                break;
+            }
+            copies.context().bind_to_thread().map_err(starting)?;
             // SAFETY: the slot's memory holds a batch of pixels, and the batch that used it before was waited for; the pixels
             // stay with this pipeline until the copy is over, or for ever where the device hangs.
-            let copied = unsafe { result::memcpy_htod_async(to, pixels, self.copies.cu_stream()) };
-            let copied = copied.and_then(|()| slot.copied.record(&self.copies));
-            copied.and_then(|()| stream.wait(&slot.copied)).map_err(starting)?;
+            let queued = unsafe { result::memcpy_htod_async(to, pixels, copies.cu_stream()) };
+            let queued = queued.and_then(|()| copied.record(copies));
+            queued.and_then(|()| tower.stream().wait(copied)).map_err(starting)?;
         }
+        stream.context().bind_to_thread().map_err(starting)?;
         match slot.graphs.get(&results.images) {
             Some(graph) => graph.launch().map_err(starting)?,
             None => self.enqueue(number, results).map_err(lost)?,
@@ -161,9 +170,9 @@ impl CudaPipeline {
 
     /// All kernels of a batch and the copy of its results.
     fn enqueue(&self, number: usize, results: Results) -> Result<()> {
-        let prepared = &self.prepared[&results.images];
-        self.steps.preprocess(prepared, results.images, number)?;
-        self.steps.forward(prepared, results.images, 0)?;
+        let (run, images) = (&self.prepared[&results.images], results.images);
+        let preprocess = |tower: &Tower, prepared: &[Prepared], at| tower.start(prepared, 0, images, at, 0);
+        self.steps.enqueue(run, images, 0, number, preprocess, |_, _| Ok(()))?;
         let (from, stream) = (self.steps.results(), self.steps.stream());
         // SAFETY: results of the plan's whole batch have room in the arena, where no step uses it.
         unsafe { self.steps.rank(&results, self.score, from)? };
@@ -183,10 +192,10 @@ impl CudaPipeline {
         // SAFETY: the copy that writes them is over, and the slot's next one not begun.
         let bytes = unsafe { self.slots[slot].results.bytes().as_ref() };
         let predictions: Vec<Prediction> = results.predictions(bytes).collect();
-        let precision = self.steps.shared.rules.precision;
+        let precision = self.steps.shared().rules.precision;
         let image_len = self.steps.plan.input.len();
         let scored = predictions.chunks_exact(results.k).zip(results.finite(bytes)).take(images).enumerate();
-        let scored = scored.map(|(index, (predictions, finite))| match &self.steps.shared.wide {
+        let scored = scored.map(|(index, (predictions, finite))| match &self.steps.shared().wide {
             Some(wide) if !finite => {
                 wide.score(&batch.pixels[index * image_len..][..image_len], self.k, self.score).map_err(lost)
             }
@@ -216,8 +225,7 @@ impl Pipeline for CudaPipeline {
         if !batch.started {
             return Err(Error::DeviceLost("a batch did not start, and has no results; submit it again".into()));
         }
-        let shared = &self.steps.shared;
-        shared.watch.wait(&self.slots[batch.slot].done, self.steps.stream())?;
+        self.steps.wait(&self.slots[batch.slot].done)?;
         let scored = self.read(batch)?;
         let batch = self.under_way.pop_front().expect("it is there");
         Ok(Some(Done { pixels: batch.pixels, scored }))
@@ -227,7 +235,7 @@ impl Pipeline for CudaPipeline {
         self.settle();
         self.slot = 0;
         let pixels = self.under_way.drain(..).map(|batch| batch.pixels);
-        if self.steps.shared.watch.hangs() {
+        if self.steps.shared().watch.hangs() {
             pixels.for_each(std::mem::forget); // it may still read them
             return vec![];
         }
@@ -238,7 +246,9 @@ impl Pipeline for CudaPipeline {
 impl CudaPipeline {
     /// Waits until the device touches none of the slots any more, unless it hangs.
     fn settle(&self) {
-        self.steps.shared.watch.settle(&self.copies);
+        for copies in &self.copies {
+            self.steps.shared().watch.settle(copies);
+        }
         self.steps.settle();
     }
 }

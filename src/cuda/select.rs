@@ -276,10 +276,17 @@ impl Problem {
     }
 }
 
-/// The best candidate for a convolution; for a fully connected layer and few images, a GEMV.
+/// The best candidate for a convolution, in a tower the best with as many splits as the whole network's has, so that sums are
+/// in the same order; for a fully connected layer and few images, a GEMV.
 fn product(step: &Step, images: usize, rules: &Rules) -> Launch {
+    if let Some(launch) = gemv(step, images, rules) {
+        return launch;
+    }
     let problem = Problem::of(step, images).expect("the step has weights");
-    gemv(step, images, rules).unwrap_or_else(|| launch_of(&problem, &problem.candidates(rules)[0]))
+    let splits = step.half.as_ref().map(|half| select(&half.whole, images, rules).splits);
+    let candidates = problem.candidates(rules);
+    let best = candidates.iter().find(|candidate| splits.is_none_or(|splits| candidate.splits == splits));
+    launch_of(&problem, best.expect("a half can be summed in as many parts as the whole"))
 }
 
 /// The GEMV for a fully connected layer and few images; `None` for all else.

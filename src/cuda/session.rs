@@ -3,14 +3,16 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaEvent, CudaSlice, result};
+use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, result};
 
 use super::args::DevicePtr;
 use super::depth::arrange;
 use super::results::Results;
-use super::steps::{Prepared, Steps, address};
-use super::{Element, Shared, failed, lost};
-use crate::backend::{Activation, Input, Prediction, Score, Session, Span, Timeline, Track, Work};
+use super::steps::{Mark, Placement, Run, Steps};
+use super::timeline::Clock;
+use super::tower::{Prepared, Tower, address};
+use super::{Element, failed, lost};
+use crate::backend::{Activation, Input, Prediction, Score, Session, Timeline};
 use crate::net::Shape;
 use crate::plan::{Plan, StepKind};
 use crate::{Error, Result};
@@ -24,7 +26,7 @@ pub struct CudaSession {
     /// Images of the last run.
     images: usize,
     /// What runs each step for a number of images, that of the last run.
-    prepared: (usize, Vec<Prepared>),
+    prepared: (usize, Run),
     seed: u64,
     host: Host,
 }
@@ -37,74 +39,128 @@ struct Host {
     /// What came from the device.
     bytes: Vec<u8>,
     logits: Vec<f32>,
+    /// A tower's part of a layer.
+    half: Vec<f32>,
     predictions: Vec<Prediction>,
 }
 
 impl CudaSession {
-    pub fn new(shared: Arc<Shared>, plan: Plan) -> Result<Self> {
-        let steps = Steps::new(shared, plan, 1, 0)?;
+    pub fn new(placement: &Placement, plan: Plan) -> Result<Self> {
+        let steps = Steps::new(placement, plan, 1, 0)?;
         let done = steps.stream().context().new_event(None).map_err(|e| failed("making an event", e))?;
         Ok(CudaSession { steps, done, results: None, images: 0, prepared: (0, vec![]), seed: 0, host: Host::default() })
     }
 
     /// Queues the copy of the input and every step.
-    fn enqueue(&mut self, input: Input<'_>) -> Result<()> {
-        let prepared = &self.prepared.1;
-        let first = self.steps.plan.steps.first().expect("a plan has steps");
-        match input {
-            Input::Pixels(pixels) => {
-                upload(&self.steps, self.steps.pixels(0), pixels)?;
-                self.steps.preprocess(prepared, self.images, 0)?;
-            }
-            // A tensor takes the place of the preprocessing's output.
+    fn enqueue(&mut self, input: Input<'_>, mark: impl FnMut(usize, Mark) -> Result<()>) -> Result<()> {
+        let CudaSession { steps, images, prepared: (_, run), seed, host, .. } = self;
+        let images = *images;
+        let tensor = match input {
+            Input::Pixels(_) => None,
             Input::Tensor(values) => {
-                let element = self.steps.shared.rules.element();
+                let first = steps.towers()[0].plan.steps.first().expect("a plan has steps");
+                let element = steps.shared().rules.element();
                 let encoded = match first.kind {
                     StepKind::Preprocess { depth: Some(layout), .. } => {
                         Cow::Owned(element.encode(&arrange(first, layout, values)).into_owned())
                     }
                     _ => element.encode(values),
                 };
-                let bytes = match encoded {
+                Some(match encoded {
                     Cow::Borrowed(bytes) => bytes,
                     Cow::Owned(bytes) => {
-                        self.host.input = bytes; // until the copy has read it
-                        &self.host.input
+                        host.input = bytes; // until the copy has read it
+                        &host.input
                     }
-                };
-                upload(&self.steps, self.steps.output(0), bytes)?;
+                })
             }
+        };
+        let first = |tower: &Tower, prepared: &[Prepared], at: DevicePtr| match (input, tensor) {
+            (Input::Pixels(pixels), _) => {
+                upload(tower, at, pixels)?;
+                tower.start(prepared, 0, images, at, 0)
+            }
+            // A tensor takes the place of the preprocessing's output.
+            (Input::Tensor(_), tensor) => upload(tower, tower.buffer(0), tensor.expect("encoded above")),
+        };
+        steps.enqueue(run, images, *seed, 0, first, mark)
+    }
+
+    /// Runs the plan; `mark` is told what is queued.
+    fn run_marked(&mut self, input: Input<'_>, mark: impl FnMut(usize, Mark) -> Result<()>) -> Result<()> {
+        self.images = input.images(&self.steps.plan)?;
+        if self.images == 0 {
+            return Ok(());
         }
-        self.steps.forward(prepared, self.images, self.seed)
+        if self.prepared.0 != self.images {
+            self.prepared = (0, vec![]);
+            self.prepared = (self.images, self.steps.prepare(self.images)?);
+        }
+        let done = self.enqueue(input, mark).map_err(lost).and_then(|()| self.wait());
+        if done.is_err() {
+            self.steps.settle(); // the input is the caller's again
+            if self.steps.shared().watch.hangs() {
+                // It may be read for ever, as may the caller's: the device then gets whatever is there.
+                std::mem::forget(std::mem::take(&mut self.host.input));
+            }
+            self.images = 0;
+        }
+        done
     }
 
     /// Waits for everything queued so far.
     fn wait(&self) -> Result<()> {
-        let stream = self.steps.stream();
-        self.done.record(stream).map_err(|e| lost(failed("running the network", e)))?;
-        self.steps.shared.watch.wait(&self.done, stream)
+        self.done.record(self.steps.stream()).map_err(|e| lost(failed("running the network", e)))?;
+        self.steps.wait(&self.done)
     }
 
-    /// The output of step `index` of the last run, in place of what `values` had.
-    fn output(&mut self, index: usize, values: &mut Vec<f32>) -> Result<()> {
-        let step = &self.steps.plan.steps[index];
-        let element = self.steps.shared.rules.element().of_output(step);
-        let bytes = self.images * step.output.len() * element.bytes();
-        self.download(self.steps.output(index), bytes)?;
-        element.decode(&self.host.bytes, values);
+    /// The output of the last run of the step whose layers have `layer`, in place of what `values` had.
+    fn output(&mut self, layer: &str, values: &mut Vec<f32>) -> Result<()> {
+        let (mut both, images) = (false, self.images);
+        for number in 0..self.steps.towers().len() {
+            let tower = &self.steps.towers()[number];
+            let Some(index) = tower.plan.steps.iter().position(|step| step.layers.contains(&layer)) else { continue };
+            let step = &tower.plan.steps[index];
+            let element = self.steps.shared().rules.element().of_output(step);
+            let (from, bytes) = (tower.buffer(index), images * step.room() * element.bytes());
+            let (channels, pitch, first, is_half) = (step.output.c, step.pitch(), step.first(), step.half.is_some());
+            let stream = Arc::clone(tower.stream());
+            self.download(&stream, from, bytes)?;
+            if !is_half {
+                element.decode(&self.host.bytes, values);
+                break;
+            }
+            // Halves next to each other, pixel by pixel.
+            element.decode(&self.host.bytes, &mut self.host.half);
+            let pixels = self.host.half.len() / pitch;
+            if !both {
+                values.clear();
+                values.resize(2 * pixels * channels, 0.0);
+                both = true;
+            }
+            let targets = values.chunks_exact_mut(2 * channels).zip(self.host.half.chunks_exact(pitch));
+            targets.for_each(|(to, from)| {
+                to[number * channels..][..channels].copy_from_slice(&from[first..first + channels]);
+            });
+        }
         Ok(())
     }
 
-    /// Copies `len` bytes at `from` to the host, and waits for them and everything before.
-    fn download(&mut self, from: DevicePtr, len: usize) -> Result<()> {
+    /// Copies `len` bytes at `from` to the host by `stream`, and waits for them and everything before.
+    fn download(&mut self, stream: &Arc<CudaStream>, from: DevicePtr, len: usize) -> Result<()> {
         self.host.bytes.resize(len, 0);
-        let stream = self.steps.stream();
-        // SAFETY: `from` has `len` bytes in the arena or the results; `bytes` stays until the wait below, or settle, is over. Where the device hangs it is given up, below.
+        let running = |e| lost(failed("running the network", e));
+        stream.context().bind_to_thread().map_err(running)?;
+        // SAFETY: `from` has `len` bytes in the arena or the results; `bytes` stays until the wait below, or settle, is over.
+        // Where the device hangs it is given up, below.
         let copied = unsafe { result::memcpy_dtoh_async(&mut self.host.bytes, from, stream.cu_stream()) };
-        let done = copied.map_err(|e| lost(failed("running the network", e))).and_then(|()| self.wait());
+        let done = copied.map_err(running).and_then(|()| {
+            let copied = stream.record_event(None).map_err(running)?;
+            self.steps.shared().watch.wait(&copied, stream, &[])
+        });
         if done.is_err() {
             self.steps.settle();
-            if self.steps.shared.watch.hangs() {
+            if self.steps.shared().watch.hangs() {
                 std::mem::forget(std::mem::take(&mut self.host.bytes));
             }
         }
@@ -114,8 +170,8 @@ impl CudaSession {
 
 /// Queues the copy of `bytes` to `to`, which has room for them in an allocation of the session. They must stay as they are
 /// until it is done.
-fn upload(steps: &Steps, to: DevicePtr, bytes: &[u8]) -> Result<()> {
-    let stream = steps.stream();
+fn upload(tower: &Tower, to: DevicePtr, bytes: &[u8]) -> Result<()> {
+    let stream = tower.stream();
     let copying = |e| failed("copying the input", e);
     stream.context().bind_to_thread().map_err(copying)?;
     // SAFETY: room and lifetime are the callers' promise, which both keep: run waits.
@@ -124,7 +180,7 @@ fn upload(steps: &Steps, to: DevicePtr, bytes: &[u8]) -> Result<()> {
 
 impl Drop for CudaSession {
     fn drop(&mut self) {
-        if self.steps.shared.watch.hangs() {
+        if self.steps.shared().watch.hangs() {
             std::mem::forget(self.results.take());
         }
     }
@@ -140,29 +196,12 @@ impl Session for CudaSession {
     }
 
     fn run(&mut self, input: Input<'_>) -> Result<()> {
-        self.images = input.images(&self.steps.plan)?;
-        if self.images == 0 {
-            return Ok(());
-        }
-        if self.prepared.0 != self.images {
-            self.prepared = (0, vec![]);
-            self.prepared = (self.images, self.steps.prepare(self.images)?);
-        }
-        let done = self.enqueue(input).map_err(lost).and_then(|()| self.wait());
-        if done.is_err() {
-            self.steps.settle(); // the input is the caller's again
-            if self.steps.shared.watch.hangs() {
-                // It may be read for ever, as may the caller's: the device then gets whatever is there.
-                std::mem::forget(std::mem::take(&mut self.host.input));
-            }
-            self.images = 0;
-        }
-        done
+        self.run_marked(input, |_, _| Ok(()))
     }
 
     fn logits(&mut self) -> Result<&[f32]> {
         let mut logits = std::mem::take(&mut self.host.logits);
-        let downloaded = self.output(self.steps.plan.steps.len() - 1, &mut logits);
+        let downloaded = self.output(self.steps.plan.logits().layers[0], &mut logits);
         self.host.logits = logits;
         downloaded.map(|()| &self.host.logits[..])
     }
@@ -170,7 +209,7 @@ impl Session for CudaSession {
     fn top_k(&mut self, k: usize, score: Score) -> Result<&[Prediction]> {
         let classes = self.steps.plan.classes();
         let logits = self.steps.plan.logits();
-        if self.steps.shared.rules.element().of_output(logits) != Element::F32 {
+        if self.steps.shared().rules.element().of_output(logits) != Element::F32 {
             return Err(Error::Usage(format!("'{}' gives no logits to rank", logits.layers[0])));
         }
         self.host.predictions.clear();
@@ -190,7 +229,8 @@ impl Session for CudaSession {
         // classes each, and are an allocation of their own.
         unsafe { self.steps.rank(&results, score, at)? };
         self.wait()?; // patiently, which a copy to pageable memory would not be
-        self.download(at, results.bytes())?;
+        let stream = Arc::clone(self.steps.stream());
+        self.download(&stream, at, results.bytes())?;
         self.host.predictions.extend(results.predictions(&self.host.bytes));
         Ok(&self.host.predictions)
     }
@@ -198,18 +238,15 @@ impl Session for CudaSession {
     fn activation(&mut self, name: &str) -> Result<Activation> {
         let step = self.steps.plan.kept(name)?;
         let Shape { h, w, c } = step.output;
-        let index = self.steps.plan.steps.iter().position(|other| std::ptr::eq(other, step)).expect("one of them");
         let mut values = vec![];
-        self.output(index, &mut values)?;
+        self.output(name, &mut values)?;
         Ok(Activation { shape: [self.images, h, w, c], values })
     }
 
     fn timeline(&mut self, input: Input<'_>) -> Result<Timeline> {
-        // To be measured by events.
-        let start = std::time::Instant::now();
-        self.run(input)?;
-        let layers = self.steps.plan.steps.iter().flat_map(|step| step.layers.clone()).collect();
-        let span = Span { work: Work::Layers(layers), begin: std::time::Duration::ZERO, end: start.elapsed() };
-        Ok(Timeline { tracks: vec![Track { place: "cuda".into(), spans: vec![span] }] })
+        let mut clock = Clock::new(&self.steps)?;
+        let streams: Vec<_> = self.steps.towers().iter().map(|tower| Arc::clone(tower.stream())).collect();
+        self.run_marked(input, |tower, mark| clock.mark(&streams[tower], tower, mark))?;
+        clock.read(&self.steps, self.images)
     }
 }

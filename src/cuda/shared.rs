@@ -20,6 +20,8 @@ use crate::{Error, Result};
 
 /// What every session needs.
 pub(super) struct Shared {
+    /// The device in words.
+    pub device: String,
     pub launcher: Launcher,
     pub rules: Rules,
     /// Where fully connected layers may be its.
@@ -28,7 +30,9 @@ pub(super) struct Shared {
     why_not: Option<String>,
     /// Layers and numbers of images for which cuBLASLt had no algorithm, and our own kernels stepped in.
     without_algorithm: Mutex<BTreeSet<(&'static str, usize)>>,
+    /// The whole one.
     pub network: Network,
+    /// All of its weighted layers; of a tower, its half of each, and the last with the first tower alone.
     pub layers: Vec<DeviceLayer>,
     pub watch: Arc<Watch>,
     /// For what a narrow precision cannot hold; `None` in float32.
@@ -47,12 +51,26 @@ pub(super) struct DeviceLayer {
     pub rounded_bias: Option<CudaSlice<u8>>,
 }
 
+impl DeviceLayer {
+    /// Bytes on the device.
+    pub fn bytes(&self) -> usize {
+        let length = |bytes: &Option<CudaSlice<u8>>| bytes.as_ref().map_or(0, CudaSlice::len);
+        self.filter.len() + length(&self.depth_filter) + 4 * self.bias.len() + length(&self.rounded_bias)
+    }
+}
+
 impl Shared {
-    /// Uploads `weights`.
+    /// Uploads `weights`, all of them or those of a tower.
     ///
     /// # Errors
     /// Those of [`CudaBackend::new`](super::CudaBackend::new).
-    pub fn new(weights: &Weights, device: &CudaDevice, settings: Settings, watch: Arc<Watch>) -> Result<Self> {
+    pub fn new(
+        weights: &Weights,
+        tower: Option<usize>,
+        device: &CudaDevice,
+        settings: Settings,
+        watch: Arc<Watch>,
+    ) -> Result<Self> {
         let Settings { precision, deterministic, fc, .. } = settings;
         Fc::check(fc, deterministic)?;
         let launcher = Launcher::new(device, precision)?;
@@ -72,12 +90,12 @@ impl Shared {
         let rules = Rules { fc: if cublaslt.is_some() { fc } else { Some(Fc::Own) }, ..rules };
         let network = weights.network().clone();
         let depth = Depth::of(&network, precision);
-        let layers = network.weighted().zip(weights.layers()).enumerate().map(|(index, (node, layer))| {
+        let layers = network.weighted().zip(weights.part(tower)).enumerate().map(|(index, (node, layer))| {
             let taps = match node.layer.op {
                 Op::Conv(conv) => conv.kernel * conv.kernel,
                 _ => node.input.h * node.input.w,
             };
-            let layer = layer.clone().channels_last(taps);
+            let layer = layer.channels_last(taps);
             let upload = |filter: &[f32]| {
                 let gemm_k = filter.len() / layer.bias.len();
                 to_device(&launcher, &watch, &encode_filter(precision, node.layer.name, filter, gemm_k)?)
@@ -95,7 +113,8 @@ impl Shared {
         });
         let layers = layers.collect::<Result<_>>()?;
         let without_algorithm = Mutex::default();
-        Ok(Shared { launcher, rules, cublaslt, why_not, without_algorithm, network, layers, watch, wide: None })
+        let device = device.to_string();
+        Ok(Shared { device, launcher, rules, cublaslt, why_not, without_algorithm, network, layers, watch, wide: None })
     }
 
     pub fn note_missing_algorithm(&self, layer: &'static str, images: usize) {

@@ -1,40 +1,73 @@
-//! A plan on a device: its memory, and the walk over its steps.
+//! A network on its streams: its memory, and the walk over its steps, of one tower or of two that meet.
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _, result};
+use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, result};
 
 use super::arena::Layout;
-use super::args::{Addresses, DevicePtr};
-use super::cublaslt::Matmul;
-use super::element::Element;
+use super::args::DevicePtr;
+use super::exchange::{Gift, Link};
 use super::failed;
-use super::fuse::as_run;
-use super::launch::Launcher;
+use super::fuse::{as_run, towers_as_run};
 use super::results::Results;
-use super::select::{self, Launch, Route};
-use super::shared::{DeviceLayer, Shared};
+use super::select::{self, Rules};
+use super::shared::Shared;
+use super::tower::{Prepared, Tower, address};
+use super::watch::Watch;
 use crate::backend::Score;
-use crate::plan::{Plan, Step, StepKind};
+use crate::net::Network;
+use crate::options::Split;
+use crate::plan::Plan;
 use crate::{Error, Result};
 
-/// What runs a step, ready to be started again and again for one number of images.
-pub(super) enum Prepared {
-    /// A kernel of our own.
-    Kernel(Launch),
-    /// cuBLASLt.
-    CublasLt(Matmul),
+/// Where a network's weights are.
+#[derive(Clone)]
+pub(super) struct Placement {
+    /// All of them on one device, or half of them for each tower.
+    pub parts: Vec<Arc<Shared>>,
+    pub split: Option<Split>,
+    /// Between two devices.
+    pub link: Option<Link>,
 }
 
-/// A plan as the device runs it, on a stream of its own.
+/// A network as it runs.
 pub(super) struct Steps {
-    pub(super) shared: Arc<Shared>,
-    pub(super) launcher: Launcher,
+    /// The whole network's, as one device runs it.
     pub(super) plan: Plan,
-    layout: Layout,
+    /// One, or two.
+    towers: Vec<Tower>,
+    devices: Vec<OnDevice>,
+    /// What tower 1 waits for before all else: that tower 0 is done with the last batch and, on the same device, has the input.
+    begun: Option<CudaEvent>,
+    /// By step and by tower, what it gives to the other.
+    gifts: Vec<Vec<Option<Gift>>>,
+    watch: Arc<Watch>,
+}
+
+/// Memory on a device.
+struct OnDevice {
+    /// The first tower there, which takes the input.
+    tower: usize,
+    /// Its stream, on which the memory is allocated.
+    stream: Arc<CudaStream>,
     /// `None` only while this is dropped.
     arena: Option<CudaSlice<u8>>,
+    start: DevicePtr,
+    pixels: Vec<usize>,
+    results: usize,
 }
+
+/// Where a tower has got to, of what is queued for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// It has what comes from the other tower before this step.
+    Join(usize),
+    /// It is done with this step.
+    Step(usize),
+}
+
+/// What runs each step of each tower, for a number of images.
+pub(super) type Run = Vec<Vec<Prepared>>;
 
 /// Largest number of elements of a buffer: kernels count them, and the rows of a GEMM up to the end of its last tile, in a
 /// signed 32-bit integer.
@@ -54,13 +87,38 @@ pub(super) fn fits(bytes: usize, free: usize, total: usize) -> bool {
     bytes <= free.saturating_sub(total / MEMORY_LEFT)
 }
 
+/// What each device runs of `plan`, of `network`: one plan, or those of the towers that it has.
+///
+/// # Errors
+/// Those of [`split::towers`](crate::split::towers).
+pub(super) fn by_device(network: &Network, plan: &Plan, rules: &Rules, split: Option<Split>) -> Result<Vec<Vec<Plan>>> {
+    Ok(match split {
+        None => vec![vec![as_run(network, plan.clone(), rules)]],
+        Some(Split::TwoStream) => vec![towers_as_run(network, plan, rules)?.into()],
+        Some(Split::TwoGpu) => towers_as_run(network, plan, rules)?.map(|tower| vec![tower]).into(),
+    })
+}
+
+/// Which part of a network of `towers` towers `tower` is, in words, and where.
+pub(super) fn place(towers: usize, tower: usize, device: &str) -> String {
+    match towers {
+        1 => device.to_string(),
+        _ => format!("tower {tower} on {device}"),
+    }
+}
+
 impl Steps {
     /// Memory for `plan`, `slots` inputs of its batch, and `results` bytes.
     ///
     /// # Errors
-    /// [`Error::DeviceMemory`] where it would take more than is free, [`Error::Usage`] for a batch beyond what kernels count.
-    pub(super) fn new(shared: Arc<Shared>, plan: Plan, slots: usize, results: usize) -> Result<Self> {
-        let plan = as_run(&shared.network, plan, &shared.rules);
+    /// [`Error::DeviceMemory`] where it would take more than is free, [`Error::Usage`] for a batch beyond what kernels count
+    /// and for a plan that cannot be split.
+    pub(super) fn new(placement: &Placement, plan: Plan, slots: usize, results: usize) -> Result<Self> {
+        let Placement { parts, split, link } = placement;
+        let Shared { network, rules, watch, .. } = &*parts[0];
+        let watch = Arc::clone(watch);
+        let plans = by_device(network, &plan, rules, *split)?;
+        let plan = as_run(network, plan, rules);
         let most = most_images(&plan);
         if plan.batch > most {
             return Err(Error::Usage(match most {
@@ -68,9 +126,183 @@ impl Steps {
                 _ => format!("a batch of {} needs too large a buffer; lower --batch-size to {most}", plan.batch),
             }));
         }
-        let layout = Layout::new(&plan, &shared.rules, slots, results);
-        let launcher = shared.launcher.fork()?;
-        let stream = launcher.own_stream();
+        let mut steps = Steps { plan, towers: vec![], devices: vec![], begun: None, gifts: vec![], watch };
+        for plans in plans {
+            let results = if steps.devices.is_empty() { results } else { 0 };
+            let layout = Layout::new(&plans, rules, slots, results);
+            let parts = &parts[steps.towers.len()..][..plans.len()];
+            let launchers = parts.iter().map(|part| part.launcher.fork()).collect::<Result<Vec<_>>>()?;
+            let device =
+                OnDevice::new(Arc::clone(launchers[0].own_stream()), steps.towers.len(), &layout, &steps.plan)?;
+            let arena = device.start;
+            steps.devices.push(device);
+            for (((part, launcher), plan), layout) in parts.iter().zip(launchers).zip(plans).zip(layout.towers) {
+                // SAFETY: the layout is that of all plans of the device, and its arena stays until `drop` has settled every
+                // stream. Halves are of a plan that was checked, and no larger.
+                steps.towers.push(unsafe { Tower::new(Arc::clone(part), launcher, plan, layout, arena) });
+            }
+        }
+        if let [first, second] = &steps.towers[..] {
+            let event = first.stream().context().new_event(None).map_err(|e| failed("making an event", e))?;
+            let towers = [first, second];
+            let gift = |index: usize, giver: usize| {
+                let gives = towers[giver].plan.steps.get(index).is_some_and(|step| !step.given().is_empty());
+                let made = gives.then(|| Gift::new(towers[giver], towers[1 - giver], index, *link));
+                made.transpose()
+            };
+            let gifts = (0..first.plan.steps.len()).map(|index| Ok(vec![gift(index, 0)?, gift(index, 1)?]));
+            let gifts = gifts.collect::<Result<_>>()?;
+            (steps.begun, steps.gifts) = (Some(event), gifts);
+        }
+        Ok(steps)
+    }
+
+    /// What the first tower computes by, the other one by the same rules.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.towers[0].shared
+    }
+
+    /// The stream that a run begins and ends on.
+    pub(super) fn stream(&self) -> &Arc<CudaStream> {
+        self.towers[0].stream()
+    }
+
+    pub(super) fn towers(&self) -> &[Tower] {
+        &self.towers
+    }
+
+    /// For each device the stream that takes the input, and where the pixels of slot `slot` are.
+    pub(super) fn inputs(&self, slot: usize) -> impl Iterator<Item = (&Tower, DevicePtr)> {
+        self.devices
+            .iter()
+            .map(move |device| (&self.towers[device.tower], device.start + device.pixels[slot] as DevicePtr))
+    }
+
+    /// Where results go, on the first device.
+    pub(super) fn results(&self) -> DevicePtr {
+        self.devices[0].start + self.devices[0].results as DevicePtr
+    }
+
+    /// Whether a run can be captured as a graph: work of one device can.
+    pub(super) fn is_capturable(&self) -> bool {
+        self.devices.len() == 1
+    }
+
+    /// Makes everything ready that a run of `images` images takes.
+    ///
+    /// # Errors
+    /// [`Error::Device`] from cuBLASLt, where it runs a step.
+    pub(super) fn prepare(&self, images: usize) -> Result<Run> {
+        self.towers.iter().map(|tower| tower.prepare(images)).collect()
+    }
+
+    /// Queues a run of `images` images: first what `input` queues on each device's tower in place of step 0, given the address
+    /// of slot `slot`'s pixels, then all steps after it. `mark` is told what has been queued for which tower.
+    ///
+    /// # Errors
+    /// [`Error::Device`] naming the kernel; those of `input` and `mark`.
+    pub(super) fn enqueue(
+        &self,
+        run: &Run,
+        images: usize,
+        seed: u64,
+        slot: usize,
+        mut input: impl FnMut(&Tower, &[Prepared], DevicePtr) -> Result<()>,
+        mut mark: impl FnMut(usize, Mark) -> Result<()>,
+    ) -> Result<()> {
+        // Another device's tower prepares its own input.
+        let apart = self.devices.len() > 1;
+        if apart {
+            self.begin()?;
+            mark(1, Mark::Join(0))?;
+        }
+        for ((tower, pixels), device) in self.inputs(slot).zip(&self.devices) {
+            input(tower, &run[device.tower], pixels)?;
+            mark(device.tower, Mark::Step(0))?;
+        }
+        if !apart && self.begun.is_some() {
+            self.begin()?;
+            mark(1, Mark::Join(1))?;
+        }
+        for index in 1..self.towers[0].plan.steps.len() {
+            for (number, tower) in self.towers.iter().enumerate().filter(|(_, t)| index < t.plan.steps.len()) {
+                let other = self.towers.get(1 - number);
+                if let Some(gift) = self.gift(index - 1, 1 - number) {
+                    gift.take(tower, images)?;
+                    mark(number, Mark::Join(index))?;
+                }
+                tower.start(&run[number], index, images, 0, seed)?;
+                mark(number, Mark::Step(index))?;
+                if let (Some(gift), Some(other)) = (self.gift(index, number), other) {
+                    gift.give(tower, other, images)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets tower 1 begin once tower 0 has got to where it is now.
+    fn begin(&self) -> Result<()> {
+        let begun = self.begun.as_ref().expect("two towers have it");
+        let beginning = |e| failed("beginning a run of two towers", e);
+        begun.record(self.stream()).map_err(beginning)?;
+        self.towers[1].stream().wait(begun).map_err(beginning)
+    }
+
+    /// What `tower` gives after step `index`.
+    fn gift(&self, index: usize, tower: usize) -> Option<&Gift> {
+        self.gifts.get(index)?.get(tower)?.as_ref()
+    }
+
+    /// Bytes of `images` images that `tower` takes of what the other one computed, before step `index`.
+    pub(super) fn bytes_taken(&self, tower: usize, index: usize, images: usize) -> usize {
+        let (Some(giver), Some(before)) = (self.towers.get(1 - tower), index.checked_sub(1)) else { return 0 };
+        images * giver.plan.steps[before].given_values() * giver.element_bytes(before)
+    }
+
+    /// Which part of the network `tower` is, and where, in words.
+    pub(super) fn place(&self, tower: usize) -> String {
+        place(self.towers.len(), tower, &self.towers[tower].shared.device)
+    }
+
+    /// Queues the ranking of the logits of `results`' images, after the steps that compute them.
+    ///
+    /// # Safety
+    /// `at` has room for `results`, in memory that stays until the stream is done with it and that no step uses.
+    ///
+    /// # Errors
+    /// [`Error::Device`] naming the kernel.
+    pub(super) unsafe fn rank(&self, results: &Results, score: Score, at: DevicePtr) -> Result<()> {
+        let first = &self.towers[0];
+        let args = results.args(first.buffer(first.plan.steps.len() - 1), self.plan.classes(), score, at);
+        // SAFETY: top_k() selects the kernel that takes these args; the logits are in the arena until the next run.
+        unsafe { first.launch(&select::top_k(results.images), args) }
+    }
+
+    /// Waits for `event`, recorded on the stream that a run ends on.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] with what went wrong before it on any device, or after the watch's patience.
+    pub(super) fn wait(&self, event: &CudaEvent) -> Result<()> {
+        let others = self.devices.iter().skip(1).map(|device| self.towers[device.tower].stream());
+        self.watch.wait(event, self.stream(), &others.collect::<Vec<_>>())
+    }
+
+    /// Waits until the devices touch nothing of this any more, unless one hangs.
+    pub(super) fn settle(&self) {
+        for tower in &self.towers {
+            self.watch.settle(tower.stream());
+        }
+        // And one whose towers were never made.
+        for device in &self.devices {
+            self.watch.settle(&device.stream);
+        }
+    }
+}
+
+impl OnDevice {
+    /// An arena on `stream`'s device, with the slots' pixels cleared.
+    fn new(stream: Arc<CudaStream>, tower: usize, layout: &Layout, plan: &Plan) -> Result<Self> {
         // Another process may have most of it.
         let (free, total) = stream.context().mem_get_info().map_err(|e| failed("asking for free memory", e))?;
         if !fits(layout.bytes, free, total) {
@@ -91,160 +323,30 @@ impl Steps {
             let mut pixels = arena.slice_mut(pixels..pixels + plan.batch * plan.input.len());
             stream.memset_zeros(&mut pixels).map_err(|e| failed("clearing memory", e))?;
         }
-        Ok(Steps { shared, launcher, plan, layout, arena: Some(arena) })
-    }
-
-    pub(super) fn stream(&self) -> &Arc<CudaStream> {
-        self.launcher.own_stream()
-    }
-
-    fn address(&self, offset: usize) -> DevicePtr {
-        address(self.arena.as_ref().expect("it is there until this is dropped"), self.stream()) + offset as DevicePtr
-    }
-
-    /// Where the pixels of slot `slot` are.
-    pub(super) fn pixels(&self, slot: usize) -> DevicePtr {
-        self.address(self.layout.pixels[slot])
-    }
-
-    /// Where the output of step `index` is.
-    pub(super) fn output(&self, index: usize) -> DevicePtr {
-        self.address(self.layout.outputs[index])
-    }
-
-    /// Where results go.
-    pub(super) fn results(&self) -> DevicePtr {
-        self.address(self.layout.results)
-    }
-
-    /// Makes everything ready that a run of `images` images takes.
-    ///
-    /// # Errors
-    /// [`Error::Device`] from cuBLASLt, where it runs a step.
-    pub(super) fn prepare(&self, images: usize) -> Result<Vec<Prepared>> {
-        self.plan.steps.iter().map(|step| self.prepare_step(step, images)).collect()
-    }
-
-    fn prepare_step(&self, step: &Step, images: usize) -> Result<Prepared> {
-        let shared = &self.shared;
-        let own = || Prepared::Kernel(select::select(step, images, &shared.rules));
-        let (Route::CublasLt, StepKind::Linear { weights, .. }) =
-            (select::route(step, images, &shared.rules), step.kind)
-        else {
-            return Ok(own());
-        };
-        let library = shared.cublaslt.as_ref().expect("the rules ask for cuBLASLt only where it is open");
-        let layer = &shared.layers[weights];
-        let bias = match (&layer.rounded_bias, shared.rules.element().of_output(step)) {
-            (Some(bias), Element::F16 | Element::Bf16) => address(bias, self.stream()),
-            _ => address(&layer.bias, self.stream()),
-        };
-        match Matmul::new(library, step, images, &shared.rules, bias)? {
-            Some(matmul) => Ok(Prepared::CublasLt(matmul)),
-            None if shared.rules.fc.is_none() => {
-                shared.note_missing_algorithm(step.layers[0], images);
-                Ok(own())
-            }
-            None => Err(Error::Device(format!(
-                "{library} has no algorithm for {} with {images} images; take another batch size, or say --fc own",
-                step.layers[0]
-            ))),
-        }
-    }
-
-    /// Queues step 0 on the pixels of slot `slot`.
-    ///
-    /// # Errors
-    /// [`Error::Device`] naming the kernel.
-    pub(super) fn preprocess(&self, prepared: &[Prepared], images: usize, slot: usize) -> Result<()> {
-        self.start(prepared, 0, images, self.pixels(slot), 0)
-    }
-
-    /// Queues all steps after the first.
-    ///
-    /// # Errors
-    /// [`Error::Device`] naming the kernel.
-    pub(super) fn forward(&self, prepared: &[Prepared], images: usize, seed: u64) -> Result<()> {
-        (1..self.plan.steps.len())
-            .try_for_each(|index| self.start(prepared, index, images, self.output(index - 1), seed))
-    }
-
-    fn start(&self, prepared: &[Prepared], index: usize, images: usize, source: DevicePtr, seed: u64) -> Result<()> {
-        let step = &self.plan.steps[index];
-        let layer = match step.kind {
-            StepKind::Conv { weights, .. } | StepKind::Linear { weights, .. } => Some(&self.shared.layers[weights]),
-            _ => None,
-        };
-        let stream = self.stream();
-        let addresses = Addresses {
-            source,
-            target: self.output(index),
-            filter: layer.map_or(0, |layer| address(self.filter(layer), stream)),
-            bias: layer.map_or(0, |layer| address(&layer.bias, stream)),
-            partial: self.address(self.layout.partials[index]),
-            workspace: self.address(self.layout.workspace),
-        };
-        assert!((1..=self.plan.batch).contains(&images));
-        // SAFETY: the arena has room for the step's operands and partial sums for the plan's batch, which bounds `images`; the
-        // layout keeps them apart while the step runs, and the workspace to this stream. It is freed in stream order when this
-        // is dropped, and layers live as long. Plan::check made sure that windows lie within their inputs and the layer's
-        // tensors have the step's shapes; the batch's size was checked against MAX_ELEMENTS. Offsets are multiples of 256, as
-        // are allocations.
-        unsafe {
-            match &prepared[index] {
-                Prepared::Kernel(launch) => {
-                    self.launcher.launch_step(launch, step, images, &self.shared.rules, seed, &addresses)
-                }
-                Prepared::CublasLt(matmul) => matmul.run(stream, &addresses),
-            }
-        }
-    }
-
-    /// Queues the ranking of the logits of `results`' images, after the steps that compute them.
-    ///
-    /// # Safety
-    /// `at` has room for `results`, in memory that stays until the stream is done with it and that no step uses.
-    ///
-    /// # Errors
-    /// [`Error::Device`] naming the kernel.
-    pub(super) unsafe fn rank(&self, results: &Results, score: Score, at: DevicePtr) -> Result<()> {
-        let args = results.args(self.output(self.plan.steps.len() - 1), self.plan.classes(), score, at);
-        // SAFETY: top_k() selects the kernel that takes these args; the logits are in the arena until the next run.
-        unsafe { self.launcher.launch(&select::top_k(results.images), args) }
-    }
-
-    /// The layer's filter for the layout that preprocessing gives.
-    fn filter<'a>(&self, layer: &'a DeviceLayer) -> &'a CudaSlice<u8> {
-        match (&layer.depth_filter, self.plan.steps[0].kind) {
-            (Some(filter), StepKind::Preprocess { depth: Some(_), .. }) => filter,
-            _ => &layer.filter,
-        }
-    }
-
-    /// Waits until the device touches nothing of this any more, unless it hangs.
-    pub(super) fn settle(&self) {
-        self.shared.watch.settle(self.stream());
+        let start = address(&arena, &stream);
+        let Layout { pixels, results, .. } = layout;
+        Ok(OnDevice { tower, stream, arena: Some(arena), start, pixels: pixels.clone(), results: *results })
     }
 }
 
 impl Drop for Steps {
     fn drop(&mut self) {
-        // Layers are freed on another stream, which does not wait for this one.
+        // Layers are freed on another stream, which does not wait for these.
         self.settle();
-        let arena = self.arena.take();
-        if self.shared.watch.hangs() {
-            // Leaked.
-            std::mem::forget((arena, Arc::clone(&self.shared)));
-            return;
+        let hangs = self.watch.hangs();
+        for device in &mut self.devices {
+            let arena = device.arena.take();
+            if hangs {
+                std::mem::forget(arena);
+                continue;
+            }
+            drop(arena);
+            // A memory pool gives memory back when a stream is next waited for, and the next arena is sized by what is free.
+            // SAFETY: the stream is alive. Nothing is under way on it: it was waited for above.
+            let _ = unsafe { result::stream::synchronize(device.stream.cu_stream()) };
         }
-        drop(arena);
-        // A memory pool gives memory back when a stream is next waited for, and the next arena is sized by what is free.
-        // SAFETY: the stream is alive. Nothing is under way on it: it was waited for above.
-        let _ = unsafe { result::stream::synchronize(self.stream().cu_stream()) };
+        if hangs {
+            self.towers.iter().for_each(|tower| std::mem::forget(Arc::clone(&tower.shared)));
+        }
     }
-}
-
-pub(super) fn address<T>(slice: &CudaSlice<T>, stream: &CudaStream) -> DevicePtr {
-    // Event tracking is off, so that the guard does nothing; the slice's owner keeps it.
-    slice.device_ptr(stream).0
 }

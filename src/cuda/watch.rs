@@ -1,5 +1,6 @@
 //! Waiting for the device, which may never answer.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -32,12 +33,13 @@ impl Watch {
         self.hangs.load(Ordering::Acquire)
     }
 
-    /// Waits for the work on `stream` before `event`, which was recorded there.
+    /// Waits for the work on `stream` before `event`, which was recorded there, and which itself waits for what is on `others`,
+    /// streams of other devices.
     ///
     /// # Errors
     /// [`Error::DeviceLost`] with what went wrong in that work, or after the watch's patience.
-    pub(super) fn wait(&self, event: &CudaEvent, stream: &CudaStream) -> Result<()> {
-        self.wait_or(event, stream, |e| lost(failed("running the network", e)))
+    pub(super) fn wait(&self, event: &CudaEvent, stream: &CudaStream, others: &[&Arc<CudaStream>]) -> Result<()> {
+        self.wait_or(event, (stream, others), |e| lost(failed("running the network", e)))
     }
 
     /// Waits for everything that was queued on `stream`, to begin with, for `doing`.
@@ -46,13 +48,22 @@ impl Watch {
     /// [`Error::Device`] with what went wrong, [`Error::DeviceLost`] after the watch's patience.
     pub(super) fn wait_for(&self, stream: &CudaStream, doing: &str) -> Result<()> {
         let event = stream.record_event(None).map_err(|e| failed(doing, e))?;
-        self.wait_or(&event, stream, |e| failed(doing, e))
+        self.wait_or(&event, (stream, &[]), |e| failed(doing, e))
     }
 
-    fn wait_or(&self, event: &CudaEvent, stream: &CudaStream, failed: impl Fn(DriverError) -> Error) -> Result<()> {
+    fn wait_or(
+        &self,
+        event: &CudaEvent,
+        (stream, others): (&CudaStream, &[&Arc<CudaStream>]),
+        failed: impl Fn(DriverError) -> Error,
+    ) -> Result<()> {
         make_current(stream);
         let begin = Instant::now();
         while !event.try_is_complete().map_err(&failed)? {
+            // A device that failed may never come to what this one waits for.
+            for other in others {
+                is_idle(other).map_err(&failed)?;
+            }
             match begin.elapsed() {
                 waited if waited >= self.patience => {
                     self.hangs.store(true, Ordering::Release);
@@ -73,14 +84,24 @@ impl Watch {
     pub(super) fn settle(&self, stream: &CudaStream) {
         make_current(stream);
         let begin = Instant::now();
-        // Not the checked way, which may return an older error without a look.
-        // SAFETY: the stream is alive as long as the reference.
-        while !self.hangs() && unsafe { sys::cuStreamQuery(stream.cu_stream()) } == CUresult::CUDA_ERROR_NOT_READY {
+        while !self.hangs() && matches!(is_idle(stream), Ok(false)) {
             if begin.elapsed() >= self.patience.saturating_mul(SLOTS as u32) {
                 self.hangs.store(true, Ordering::Release);
             }
             thread::sleep(NAP);
         }
+    }
+}
+
+/// Whether nothing is under way on `stream`. Not the checked way, which may return an older error without a look.
+///
+/// # Errors
+/// What went wrong on its device.
+fn is_idle(stream: &CudaStream) -> std::result::Result<bool, DriverError> {
+    // SAFETY: the stream is alive as long as the reference.
+    match unsafe { sys::cuStreamQuery(stream.cu_stream()) } {
+        CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+        other => other.result().map(|()| true),
     }
 }
 

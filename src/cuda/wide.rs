@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::session::CudaSession;
+use super::steps::Placement;
 use super::watch::Watch;
 use super::{CudaDevice, Settings, Shared};
 use crate::Result;
@@ -22,10 +23,14 @@ pub(super) struct Wide {
 }
 
 impl Wide {
-    pub(super) fn new(device: &CudaDevice, weights: Weights, settings: Settings, watch: Arc<Watch>) -> Self {
+    /// For what the settings' precision cannot hold; `None` in float32.
+    pub(super) fn beside(device: &CudaDevice, weights: Weights, settings: Settings, watch: Arc<Watch>) -> Option<Self> {
+        if settings.precision == Precision::Float32 {
+            return None;
+        }
         // One image: cuBLASLt has nothing to offer.
         let settings = Settings { precision: Precision::Float32, fc: Some(Fc::Own), ..settings };
-        Wide { device: device.clone(), weights, settings, watch, session: Mutex::new(None) }
+        Some(Wide { device: device.clone(), weights, settings, watch, session: Mutex::new(None) })
     }
 
     /// The `k` best classes of one image, RGB (H, W, 3).
@@ -37,9 +42,10 @@ impl Wide {
         let session = match &mut *session {
             Some(session) => session,
             none => {
-                let shared = Shared::new(&self.weights, &self.device, self.settings, Arc::clone(&self.watch))?;
+                let shared = Shared::new(&self.weights, None, &self.device, self.settings, Arc::clone(&self.watch))?;
                 let plan = Plan::new(self.weights.network(), 1, &[])?;
-                none.insert(CudaSession::new(Arc::new(shared), plan)?)
+                let placement = Placement { parts: vec![Arc::new(shared)], split: None, link: None };
+                none.insert(CudaSession::new(&placement, plan)?)
             }
         };
         session.run(Input::Pixels(pixels))?;

@@ -26,6 +26,12 @@ pub struct LayerWeights {
 }
 
 impl LayerWeights {
+    /// The first or second half of the filters, which are an even number.
+    fn half(&self, number: usize) -> Self {
+        let half = |values: &[f32]| values[number * values.len() / 2..(number + 1) * values.len() / 2].to_vec();
+        LayerWeights { weight: half(&self.weight), bias: half(&self.bias) }
+    }
+
     /// Filters from (K, C, taps) to (K, taps, C), where taps are R * S of a convolution, or the pixels that a fully
     /// connected layer's input was flattened from.
     pub(crate) fn channels_last(mut self, taps: usize) -> Self {
@@ -66,6 +72,17 @@ impl Weights {
             }
         }
         if problems.is_empty() { Ok(Weights { network, layers }) } else { Err(Error::Usage(problems.join("; "))) }
+    }
+
+    /// All layers' values, or those that `tower` has when the network is [split](crate::split): its half of every layer's
+    /// filters, and the last layer with the first tower alone.
+    pub(crate) fn part(&self, tower: Option<usize>) -> impl Iterator<Item = LayerWeights> {
+        let last = self.layers.len().saturating_sub(1);
+        let layers = self.layers.iter().enumerate().filter(move |(index, _)| tower != Some(1) || *index != last);
+        layers.map(move |(index, layer)| match tower {
+            Some(tower) if index != last => layer.half(tower),
+            _ => layer.clone(),
+        })
     }
 
     /// The network with every layer's shapes.
