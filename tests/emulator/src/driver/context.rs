@@ -147,7 +147,7 @@ pub fn overtake(awaited: impl Fn(&Context, &Arc<Queue>) -> bool) {
         others.extend(lock(&context.queues).iter().filter(|queue| !awaited(context, queue)).cloned());
     }
     // What one does may be what another waits for.
-    while others.iter().fold(false, |moved, queue| queue.overtake() || moved) {}
+    while others.iter().filter(|queue| queue.overtake()).count() > 0 {}
 }
 
 thread_local! {
