@@ -37,19 +37,36 @@ fn expected(target: &[u8], to: Side, source: &[u8], from: Side, [width, height, 
 type Place<'a> = (&'a Arc<CudaContext>, u64, Side);
 
 fn peer_rows(stream: &CudaStream, to: Place, from: Place, extent: [usize; 3]) -> Result<(), DriverError> {
-    let mut copy = CUDA_MEMCPY3D_PEER {
-        srcMemoryType: Type::CU_MEMORYTYPE_DEVICE,
-        dstMemoryType: Type::CU_MEMORYTYPE_DEVICE,
-        // SAFETY: numbers and pointers, of which zero is one.
-        ..unsafe { std::mem::zeroed() }
+    let (memory, null) = (Type::CU_MEMORYTYPE_DEVICE, std::ptr::null_mut::<c_void>());
+    let [width, height, depth] = extent;
+    let ([from_x, from_y, from_z], [to_x, to_y, to_z]) = (from.2.offset, to.2.offset);
+    let copy = CUDA_MEMCPY3D_PEER {
+        srcXInBytes: from_x,
+        srcY: from_y,
+        srcZ: from_z,
+        srcLOD: 0,
+        srcMemoryType: memory,
+        srcHost: null,
+        srcDevice: from.1,
+        srcArray: null.cast(),
+        srcContext: from.0.cu_ctx(),
+        srcPitch: from.2.pitch,
+        srcHeight: from.2.height,
+        dstXInBytes: to_x,
+        dstY: to_y,
+        dstZ: to_z,
+        dstLOD: 0,
+        dstMemoryType: memory,
+        dstHost: null,
+        dstDevice: to.1,
+        dstArray: null.cast(),
+        dstContext: to.0.cu_ctx(),
+        dstPitch: to.2.pitch,
+        dstHeight: to.2.height,
+        WidthInBytes: width,
+        Height: height,
+        Depth: depth,
     };
-    [copy.WidthInBytes, copy.Height, copy.Depth] = extent;
-    (copy.srcContext, copy.srcDevice) = (from.0.cu_ctx(), from.1);
-    [copy.srcXInBytes, copy.srcY, copy.srcZ] = from.2.offset;
-    (copy.srcPitch, copy.srcHeight) = (from.2.pitch, from.2.height);
-    (copy.dstContext, copy.dstDevice) = (to.0.cu_ctx(), to.1);
-    [copy.dstXInBytes, copy.dstY, copy.dstZ] = to.2.offset;
-    (copy.dstPitch, copy.dstHeight) = (to.2.pitch, to.2.height);
     // SAFETY: the emulator checks addresses.
     unsafe { sys::cuMemcpy3DPeerAsync(&copy, stream.cu_stream()) }.result()
 }

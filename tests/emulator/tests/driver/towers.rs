@@ -38,7 +38,8 @@ fn there_and_back(forgotten: usize) -> f32 {
     copy(&first, (&a, mine), (&b, other)).unwrap();
     first.synchronize().unwrap();
     let found = float(&a, mine);
-    (a.synchronize().unwrap(), b.synchronize().unwrap());
+    a.synchronize().unwrap();
+    b.synchronize().unwrap();
     found
 }
 
