@@ -1,13 +1,13 @@
 //! Running a kernel over a grid.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 
 use crate::counters::Counters;
 use crate::exec::{Context, Runner};
 use crate::fault::{Fault, FaultKind};
-use crate::memory::GlobalMemory;
+use crate::memory::{Allocation, GlobalMemory};
 use crate::module::Kernel;
 
 /// A grid to run.
@@ -51,8 +51,19 @@ impl Checks {
 /// Runs `kernel` to its end, blocks in parallel on rayon's current pool. On a fault the lowest faulting block is
 /// reported; other blocks may have run or not.
 pub fn launch(kernel: &Kernel, launch: &Launch, memory: &GlobalMemory, checks: Checks) -> Result<Counters, Box<Fault>> {
+    launch_with(kernel, launch, memory, Vec::new(), checks)
+}
+
+/// As [`launch`], over `peers` of other memories too.
+pub(crate) fn launch_with(
+    kernel: &Kernel,
+    launch: &Launch,
+    memory: &GlobalMemory,
+    peers: Vec<Arc<Allocation>>,
+    checks: Checks,
+) -> Result<Counters, Box<Fault>> {
     validate(kernel, launch)?;
-    let context = Context::new(kernel, launch, memory, checks);
+    let context = Context::new(kernel, launch, memory, peers, checks);
     let blocks = launch.grid.iter().map(|n| u64::from(*n)).product::<u64>();
     let totals = Mutex::new(Counters::default());
     let fault = (0..blocks)

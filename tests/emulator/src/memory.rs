@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::store::Store;
 
 /// First device address handed out: high enough that no small integer is a valid address.
 const FIRST_ADDRESS: u64 = 0x10_0000_0000;
+/// Addresses of one device, none of which is given out twice; the next device's follow.
+const SPAN: u64 = 1 << 44;
 /// Device addresses are multiples of this, as the driver's are.
 const ALIGNMENT: u64 = 256;
 /// Unused addresses after each allocation, at least.
@@ -16,6 +19,7 @@ const RED_ZONE: u64 = 4096;
 /// One device's global memory. Thread-safe: the host and running kernels share it.
 pub struct GlobalMemory {
     capacity: u64,
+    addresses: Range<u64>,
     table: Mutex<Table>,
 }
 
@@ -37,6 +41,8 @@ pub(crate) struct Allocation {
     pub address: u64,
     pub bytes: u64,
     pub store: Store,
+    /// Whose it is, as the driver counts: a context or a memory pool.
+    pub owner: usize,
 }
 
 /// An access that does not lie in one live allocation.
@@ -89,23 +95,42 @@ impl std::error::Error for AccessError {}
 impl GlobalMemory {
     /// An empty memory whose live allocations may hold `capacity_bytes`.
     pub fn new(capacity_bytes: u64) -> GlobalMemory {
-        let table = Table { allocations: BTreeMap::new(), next: FIRST_ADDRESS, used: 0 };
-        GlobalMemory { capacity: capacity_bytes, table: Mutex::new(table) }
+        GlobalMemory::of_device(0, capacity_bytes)
+    }
+
+    /// The memory of one of several devices: no address is of two.
+    pub(crate) fn of_device(ordinal: usize, capacity_bytes: u64) -> GlobalMemory {
+        let first = FIRST_ADDRESS + ordinal as u64 * SPAN;
+        let table = Table { allocations: BTreeMap::new(), next: first, used: 0 };
+        GlobalMemory { capacity: capacity_bytes, addresses: first..first + SPAN, table: Mutex::new(table) }
+    }
+
+    /// Whether an address is of this memory, allocated or not.
+    pub(crate) fn covers(&self, address: u64) -> bool {
+        self.addresses.contains(&address)
     }
 
     /// `bytes` unwritten bytes at a 256-byte aligned device address that no earlier allocation had. `None` when `bytes`
     /// is 0, or more than what is left.
     pub fn alloc(&self, bytes: u64) -> Option<u64> {
+        self.alloc_for(0, bytes)
+    }
+
+    /// As [`alloc`](Self::alloc), with an owner.
+    pub(crate) fn alloc_for(&self, owner: usize, bytes: u64) -> Option<u64> {
         let mut table = self.table();
         if bytes == 0 || bytes > self.capacity - table.used {
             return None;
         }
         let address = table.next;
         let end = address.checked_add(bytes)?.checked_add(RED_ZONE)?;
+        if end > self.addresses.end {
+            return None;
+        }
         let store = Store::new(usize::try_from(bytes).ok()?)?;
         table.next = end.checked_next_multiple_of(ALIGNMENT)?;
         table.used += bytes;
-        let live = Some(Arc::new(Allocation { address, bytes, store }));
+        let live = Some(Arc::new(Allocation { address, bytes, store, owner }));
         table.allocations.insert(address, Entry { bytes, live });
         Some(address)
     }
@@ -154,12 +179,11 @@ impl GlobalMemory {
         Ok(())
     }
 
-    /// Copies within the device: bytes nobody wrote stay unwritten in the copy. The two ranges must not overlap.
-    pub fn copy(&self, to: u64, from: u64, bytes: u64) -> Result<(), AccessError> {
-        let (target, source) = {
-            let table = self.table();
-            (table.find(to, bytes)?, table.find(from, bytes)?)
-        };
+    /// Copies `bytes` from `from` in `source`, this memory or another: bytes nobody wrote stay unwritten in the copy. The
+    /// two ranges must not overlap.
+    pub fn copy(&self, to: u64, source: &GlobalMemory, from: u64, bytes: u64) -> Result<(), AccessError> {
+        let target = self.table().find(to, bytes)?;
+        let source = source.table().find(from, bytes)?;
         let (offset, start) = ((to - target.address) as usize, (from - source.address) as usize);
         target.store.copy(offset, &source.store, start, bytes as usize);
         Ok(())
@@ -192,6 +216,11 @@ impl GlobalMemory {
     /// The live allocations in address order, for a kernel to run over.
     pub(crate) fn live(&self) -> Vec<Arc<Allocation>> {
         self.table().allocations.values().filter_map(|entry| entry.live.clone()).collect()
+    }
+
+    /// The live allocation that holds an address.
+    pub(crate) fn holder(&self, address: u64) -> Option<Arc<Allocation>> {
+        self.table().find(address, 1).ok()
     }
 
     /// Why an access misses the live allocations.

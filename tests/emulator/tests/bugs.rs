@@ -95,7 +95,7 @@ fn unwritten_global_memory() {
     run(&device).unwrap();
     // What a kernel has written counts, and travels with a copy.
     let copy = device.room::<f32>(64);
-    device.memory.copy(copy, output, 252).unwrap();
+    device.memory.copy(copy, &device.memory, output, 252).unwrap();
     let chain = |device: &Device| device.run("bound_ok", [2, 1, 1], [32, 1, 1], 0, args![copy, input, 64u32]);
     let found = fault(chain(&device), FaultKind::UninitialisedGlobal, "bound_ok", "ld.global.f32");
     assert_eq!(found.address, Some(copy + 252));

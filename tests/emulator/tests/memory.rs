@@ -40,7 +40,7 @@ fn host_accesses() {
         memory.read(a + offset, &mut found).unwrap();
         assert_eq!(found, bytes[..length]);
         for to in [0, 1, 4].into_iter().filter(|to| to + length <= 100) {
-            memory.copy(b + to as u64, a + offset, length as u64).unwrap();
+            memory.copy(b + to as u64, &memory, a + offset, length as u64).unwrap();
             memory.read(b + to as u64, &mut found).unwrap();
             assert_eq!(found, bytes[..length], "{length} bytes from {offset} to {to}");
         }
@@ -54,7 +54,7 @@ fn host_accesses() {
     assert_eq!(memory.write(a + 99, &[0; 2]), beyond(a + 99, 2, a));
     assert_eq!(memory.fill(b - 1, 0, 1), beyond(b - 1, 1, b));
     assert_eq!(memory.read(u64::MAX, &mut [0; 8]), beyond(u64::MAX, 8, b));
-    assert_eq!(memory.copy(a, b, u64::MAX), beyond(a, u64::MAX, a));
+    assert_eq!(memory.copy(a, &memory, b, u64::MAX), beyond(a, u64::MAX, a));
     let text = memory.write(a + 101, &[0; 4]).unwrap_err().to_string();
     assert!(text.contains("1 bytes past the end of the 100 bytes"), "{text}");
 }

@@ -2,8 +2,8 @@
 //!
 //! All but null are trusted, as a driver trusts them: the driver API makes the caller promise that an
 //! output argument may be written, that text ends with a zero byte, that a host buffer holds as many
-//! bytes as the call names. Values of these types come from such callers only: their fields are
-//! private, and nothing in the crate builds one.
+//! bytes as the call names. Values of these types come from such callers only, as pointers or as
+//! addresses: their fields are private.
 
 use std::ffi::{CStr, c_char, c_void};
 
@@ -97,6 +97,16 @@ impl HostSource {
         self.0.addr()
     }
 
+    /// A host address that a call names as a number.
+    pub fn of_address(address: u64) -> HostSource {
+        HostSource(std::ptr::with_exposed_provenance(address as usize))
+    }
+
+    /// The buffer from a byte of it on.
+    pub fn at(&self, offset: usize) -> HostSource {
+        HostSource(self.0.wrapping_byte_add(offset))
+    }
+
     /// A value of plain type `T` at index `index`; kernel arguments and launch attributes.
     ///
     /// # Errors
@@ -136,6 +146,16 @@ impl HostTarget {
         // SAFETY: not null, `count` fits isize; the caller promised `count` writable bytes that
         // nothing else touches until the copy is done. They may be uninitialised: callees only write.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.0.cast(), count) })
+    }
+
+    /// A host address that a call names as a number.
+    pub fn of_address(address: u64) -> HostTarget {
+        HostTarget(std::ptr::with_exposed_provenance_mut(address as usize))
+    }
+
+    /// The buffer from a byte of it on.
+    pub fn at(&self, offset: usize) -> HostTarget {
+        HostTarget(self.0.wrapping_byte_add(offset))
     }
 
     /// The address, to tell pinned memory from pageable.

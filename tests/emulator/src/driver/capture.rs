@@ -2,7 +2,9 @@
 //!
 //! Not imitated: graphs in a capture that own memory (`cuMemAllocAsync` is refused with 900, `cuMemFreeAsync` with 1),
 //! external events, and `cuThreadExchangeStreamCaptureMode`: every thread keeps the global mode. Pageable host memory is
-//! refused with 900 where a driver would record its address, which nothing keeps valid.
+//! refused with 900 where a driver would record its address, which nothing keeps valid. A capture is of streams of one
+//! context: where a driver lets one of another device join it, that is refused with 905. Copies between two contexts are
+//! recorded as any other work.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::ThreadId;
@@ -11,7 +13,7 @@ use super::abi::Out;
 use super::context::Context;
 use super::errors::{Code, Outcome, exports};
 use super::graph::{Graph, Node, Work};
-use super::inject::{Call, count};
+use super::inject::{Call, On, count};
 use super::queue::{Kind, Queue};
 use super::stream::Lane;
 use super::{Handle, driver, explain, lock};
@@ -119,7 +121,12 @@ impl Mark {
 }
 
 /// Makes the queue's next node come after the mark; a queue that isn't captured joins the capture.
-pub fn join(queue: &Arc<Queue>, mark: &Mark) -> Outcome {
+///
+/// # Errors
+/// `STREAM_CAPTURE_MERGE` where it is in another capture, `STREAM_CAPTURE_ISOLATION` where it is of another context than
+/// the capture; `CAPTURED_EVENT` after the capture's end.
+pub fn join(lane: &Lane, mark: &Mark) -> Outcome {
+    let queue = &lane.queue;
     let mut member = lock(&queue.capture);
     match member.as_mut() {
         Some(member) if !Arc::ptr_eq(&member.capture, &mark.capture) => {
@@ -135,9 +142,15 @@ pub fn join(queue: &Arc<Queue>, mark: &Mark) -> Outcome {
         }
         None => {
             mark.capture.check()?;
-            let state = &mut *lock(&mark.capture.state);
+            let mut state = lock(&mark.capture.state);
             if state.ended {
                 return Err(Code::CAPTURED_EVENT);
+            }
+            if mark.capture.context != lane.context.handle {
+                drop(state);
+                let reason =
+                    "a stream of another context waits for an event of a capture: captures are of one context here";
+                return Err(explain(mark.capture.refuse(Code::STREAM_CAPTURE_ISOLATION), reason));
             }
             state.queues.push(Arc::downgrade(queue));
             *member = Some(Member { capture: Arc::clone(&mark.capture), last: mark.nodes.clone() });
@@ -253,13 +266,13 @@ fn end(lane: &Lane) -> Outcome<Graph> {
 
 exports! {
     fn cuStreamBeginCapture_v2(stream: Handle, mode: u32) {
-        count(Call::Graph)?;
+        count(Call::Graph, On::Stream(stream))?;
         begin(&Lane::of(stream)?, mode)
     }
 
     /// Ends the capture even where it fails.
     fn cuStreamEndCapture(stream: Handle, graph: Out<Handle>) {
-        let counted = count(Call::Graph);
+        let counted = count(Call::Graph, On::Stream(stream));
         graph.set(0)?;
         let ended = end(&Lane::of(stream)?)?;
         counted?;

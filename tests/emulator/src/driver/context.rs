@@ -8,9 +8,9 @@ use super::abi::Out;
 use super::capture;
 use super::device::{Device, Primary, device};
 use super::errors::{Code, Outcome, exports};
-use super::inject::{Call, count};
+use super::inject::{Call, On, count};
 use super::queue::{Kind, Queue};
-use super::{Driver, Handle, driver, lock, new_handle};
+use super::{Driver, Handle, any_driver, driver, lock, new_handle};
 
 /// What a device fault does to a context.
 #[derive(Clone, Copy)]
@@ -34,10 +34,10 @@ pub struct Context {
     pub per_thread_queue: Arc<Queue>,
     /// All queues that may hold work, oldest first.
     pub queues: Mutex<Vec<Arc<Queue>>>,
+    /// Contexts of other devices whose memory this one may access.
+    pub peers: Mutex<HashSet<Handle>>,
     /// Work is done as late as possible.
     pub deferred: bool,
-    /// And before it what other queues have to do that waits for nothing.
-    overtaking: bool,
 }
 
 impl Context {
@@ -52,8 +52,8 @@ impl Context {
             queues: Mutex::new(vec![Arc::clone(&default_queue), Arc::clone(&per_thread_queue)]),
             default_queue,
             per_thread_queue,
+            peers: Mutex::default(),
             deferred: driver.settings.deferred,
-            overtaking: driver.settings.overtaking,
         };
         driver.contexts.0.insert(handle, Arc::new(context));
         handle
@@ -86,16 +86,9 @@ impl Context {
         queue
     }
 
-    /// Before the host waits for `awaited`: does what other queues are ready for, where they overtake.
-    pub fn overtake(&self, awaited: &Arc<Queue>) {
-        if self.overtaking {
-            let queues = lock(&self.queues).clone();
-            queues.iter().filter(|queue| !Arc::ptr_eq(queue, awaited)).for_each(Queue::overtake);
-        }
-    }
-
     /// Does all submitted work, that of the newest stream first: a stream often waits for an older one.
     pub fn finish(&self) {
+        overtake(|context, _| context.handle == self.handle);
         let queues = lock(&self.queues).clone();
         queues.iter().rev().for_each(|queue| queue.end().force());
     }
@@ -138,6 +131,25 @@ impl Context {
     }
 }
 
+/// Before the host waits for some queues: does what all others are ready for, of this context and of any other, where
+/// they overtake.
+pub fn overtake(awaited: impl Fn(&Context, &Arc<Queue>) -> bool) {
+    let mut contexts: Vec<Arc<Context>> = {
+        let driver = any_driver();
+        if !driver.settings.overtaking {
+            return;
+        }
+        driver.contexts.0.values().cloned().collect()
+    };
+    contexts.sort_by_key(|context| context.handle);
+    let mut others = Vec::new();
+    for context in &contexts {
+        others.extend(lock(&context.queues).iter().filter(|queue| !awaited(context, queue)).cloned());
+    }
+    // What one does may be what another waits for.
+    while others.iter().filter(|queue| queue.overtake()).count() > 0 {}
+}
+
 thread_local! {
     /// The thread's context stack; the last is current.
     static STACK: RefCell<Vec<Handle>> = const { RefCell::new(Vec::new()) };
@@ -161,10 +173,18 @@ pub fn current() -> Outcome<Arc<Context>> {
     Ok(context)
 }
 
+/// The calling thread's context, if it is live, whatever has become of it.
+pub fn current_if_live() -> Option<Arc<Context>> {
+    let handle = with_stack(|stack| stack.last().copied()).ok()??;
+    any_driver().contexts.get(handle).ok()
+}
+
+/// A context that a call names.
+///
 /// # Errors
 /// `INVALID_CONTEXT` for what isn't a live context.
-fn require(handle: Handle) -> Outcome {
-    driver()?.contexts.get(handle).map(|_| ()).map_err(|_| Code::INVALID_CONTEXT)
+pub fn find(handle: Handle) -> Outcome<Arc<Context>> {
+    driver()?.contexts.get(handle).map_err(|_| Code::INVALID_CONTEXT)
 }
 
 /// Does what a context still has to do before it goes.
@@ -243,7 +263,7 @@ exports! {
 
     fn cuCtxSetCurrent(context: Handle) {
         if context != 0 {
-            require(context)?;
+            find(context)?;
         }
         with_stack(|stack| {
             stack.pop();
@@ -252,7 +272,7 @@ exports! {
     }
 
     fn cuCtxPushCurrent_v2(context: Handle) {
-        require(context)?;
+        find(context)?;
         with_stack(|stack| stack.push(context))
     }
 
@@ -280,7 +300,7 @@ exports! {
     }
 
     fn cuCtxSynchronize() {
-        count(Call::Sync)?;
+        count(Call::Sync, On::Current)?;
         let context = current()?;
         capture::forbid_in(&context)?;
         context.finish();

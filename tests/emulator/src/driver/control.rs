@@ -8,15 +8,16 @@
 //! | `CUEMU_DEVICES` | `devices` | 0, 1 (default) or 2 |
 //! | `CUEMU_MEMORY` | `memory` | bytes per device; default 8 GiB |
 //! | `CUEMU_POOLS` | `pools` | `0`: devices without memory pools, on which memory is not allocated in stream order; default `1` |
+//! | `CUEMU_PEER` | `peer` | `0`: no device can access the memory of another; default `1` |
 //! | `CUEMU_CHECKS` | `checks` | `all` (default), `none`, or some of `memory,initialised,races`, see [`Checks`] |
 //! | `CUEMU_COUNTERS` | `counters` | a file; each launch that ends well adds a line of its counters |
 //! | `CUEMU_PTX` | `ptx` | a folder; a module is replaced by the `.ptx` file there that has the same kernels |
 //! | `CUEMU_STREAMS` | `streams` | `eager` (default): work is done at the call; `deferred`: as late as the API allows; `overtaking`: as late, but once something is waited for, first what other streams have to do that waits for nothing |
-//! | `CUEMU_FAULT` | `fault` | `KIND:N:EFFECT`: what becomes of the N-th call (from 1) of a kind, `alloc`, `copy`, `launch`, `sync`, `graph`, `fill`, `wait` (of a stream for an event) or `record` (of an event); `KIND:N+:EFFECT`: of all later ones too; empty (default): nothing |
+//! | `CUEMU_FAULT` | `fault` | `KIND:N:EFFECT`: what becomes of the N-th call (from 1) of a kind, `alloc`, `copy`, `launch`, `sync`, `graph`, `fill`, `wait` (of a stream for an event) or `record` (of an event); `KIND:N+:EFFECT`: of all later ones too; `KIND:N:EFFECT@DEVICE`: of those that act on a context of one device, 0 or 1, counted alone; empty (default): nothing |
 //! | | | a code: it fails. Codes of device faults (214, 220, 226, 700, 702, 710, 714 to 719) stay with the context, others don't |
 //! | | | `skip`: it succeeds and does nothing; not of `alloc` and `graph` |
 //! | | | `hang`: the work of a `launch`, or of a `graph` call that launches, never ends: queries say so for ever, whatever waits for it waits for ever, and later work in the stream is not done |
-//! | `CUEMU_CALLS` | `calls` | a file; as the process ends it gets a line `KIND COUNT` for each kind of call |
+//! | `CUEMU_CALLS` | `calls` | a file; as the process ends it gets a line `KIND COUNT` for each kind of call, and where there are two devices `KIND@DEVICE COUNT` for each device |
 //! | `CUEMU_STUB` | `stub` | `1`: every call fails as in the toolkit's stub library; default `0` |
 
 use std::path::Path;
@@ -29,12 +30,13 @@ use super::inject::{Injection, write_counts_at_exit};
 use super::{Driver, any_driver, lock};
 use crate::Checks;
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "compute_capability",
     "driver_version",
     "devices",
     "memory",
     "pools",
+    "peer",
     "checks",
     "counters",
     "ptx",
@@ -54,6 +56,8 @@ pub struct Settings {
     /// Bytes per device.
     pub memory: u64,
     pub pools: bool,
+    /// Devices can access each other's memory.
+    pub peer: bool,
     pub checks: Checks,
     /// Where launches write what they counted.
     pub counters: Option<Arc<Path>>,
@@ -80,6 +84,7 @@ impl Default for Settings {
             devices: 1,
             memory: 8 << 30,
             pools: true,
+            peer: true,
             checks: Checks::ALL,
             counters: None,
             ptx: None,
@@ -114,6 +119,7 @@ impl Settings {
             },
             "memory" => self.memory = value.parse().map_err(|_| expected("a number of bytes"))?,
             "pools" => self.pools = flag(value).ok_or_else(|| expected("0 or 1"))?,
+            "peer" => self.peer = flag(value).ok_or_else(|| expected("0 or 1"))?,
             "checks" => {
                 self.checks = match value {
                     "all" => Checks::ALL,
@@ -138,7 +144,7 @@ impl Settings {
             "fault" => {
                 let read = Injection::read(value);
                 self.fault = Some(
-                    read.ok_or_else(|| expected("KIND:N:EFFECT, like copy:3:700, wait:1:skip or launch:2+:hang"))?,
+                    read.ok_or_else(|| expected("KIND:N:EFFECT, like copy:3:700, wait:1:skip or launch:2+:hang@1"))?,
                 );
             }
             "calls" if value.is_empty() => return Err(expected("the path of a file")),

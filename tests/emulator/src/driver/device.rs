@@ -1,11 +1,12 @@
 //! Devices and what they say about themselves.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use super::abi::Out;
 use super::control::Settings;
 use super::errors::{Code, Outcome, exports};
-use super::{Handle, driver, lock};
+use super::{Handle, driver, lock, new_handle};
 use crate::GlobalMemory;
 
 /// Largest block, in threads, along x, y and z.
@@ -20,6 +21,8 @@ pub const SHARED_PER_BLOCK: u32 = 48 << 10;
 pub const SHARED_RESERVED: u32 = 1 << 10;
 /// 32-bit registers of one multiprocessor, and the most a block may have.
 const REGISTERS: u32 = 65536;
+/// Most bytes from one row of a copy to the next.
+pub const MAX_PITCH: usize = i32::MAX as usize;
 /// Multiprocessors of each device, whatever its compute capability.
 const MULTIPROCESSORS: u32 = 132;
 
@@ -34,6 +37,10 @@ pub struct Device {
     pub limits: Limits,
     /// The primary context while it is retained.
     pub primary: Mutex<Option<Primary>>,
+    /// Its memory pool.
+    pub pool: Handle,
+    /// Other devices' pools whose memory it may access.
+    pub open_pools: Mutex<HashSet<Handle>>,
 }
 
 /// The primary context and how often it was retained.
@@ -71,10 +78,12 @@ impl Device {
         Device {
             ordinal,
             compute_capability: settings.compute_capability,
-            memory: GlobalMemory::new(settings.memory),
+            memory: GlobalMemory::of_device(ordinal, settings.memory),
             pools: settings.pools,
             limits: Limits::new(settings.compute_capability),
             primary: Mutex::new(None),
+            pool: new_handle(),
+            open_pools: Mutex::default(),
         }
     }
 
@@ -93,6 +102,7 @@ impl Device {
             8 => SHARED_PER_BLOCK,
             9 => 64 << 10, // TOTAL_CONSTANT_MEMORY
             10 => 32,      // WARP_SIZE
+            11 => MAX_PITCH as u32,
             12 | 82 => REGISTERS,
             13 => 1_980_000, // CLOCK_RATE in kHz
             15 => 1,         // GPU_OVERLAP

@@ -41,6 +41,7 @@ codes! {
     INVALID_CONTEXT = 201, "invalid device context";
     NO_BINARY_FOR_GPU = 209, "no kernel image is available for execution on the device";
     ECC_UNCORRECTABLE = 214, "uncorrectable ECC error encountered";
+    PEER_ACCESS_UNSUPPORTED = 217, "peer access is not supported between these two devices";
     INVALID_PTX = 218, "a PTX JIT compilation failed";
     NVLINK_UNCORRECTABLE = 220, "uncorrectable NVLink error detected during the execution";
     UNSUPPORTED_PTX_VERSION = 222, "the provided PTX was compiled with an unsupported toolchain.";
@@ -53,6 +54,8 @@ codes! {
     ILLEGAL_ADDRESS = 700, "an illegal memory access was encountered";
     LAUNCH_OUT_OF_RESOURCES = 701, "too many resources requested for launch";
     LAUNCH_TIMEOUT = 702, "the launch timed out and was terminated";
+    PEER_ACCESS_ALREADY_ENABLED = 704, "peer access is already enabled";
+    PEER_ACCESS_NOT_ENABLED = 705, "peer access has not been enabled";
     CONTEXT_IS_DESTROYED = 709, "context is destroyed";
     ASSERT = 710, "device-side assert triggered";
     HOST_MEMORY_ALREADY_REGISTERED = 712, "part or all of the requested memory range is already mapped";

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use super::abi::Out;
 use super::capture::{self, Mark};
-use super::context::{Context, current};
+use super::context::{Context, current, overtake};
 use super::errors::{Code, Outcome, exports};
-use super::inject::{Call, count};
+use super::inject::{Call, On, count};
 use super::queue::Point;
 use super::stream::Lane;
 use super::{Handle, driver, lock};
@@ -111,7 +111,7 @@ exports! {
     }
 
     fn cuEventRecord(event: Handle, stream: Handle) {
-        count(Call::Record)?;
+        count(Call::Record, On::Stream(stream))?;
         let (event, _) = find(event)?;
         let lane = Lane::of(stream)?;
         if event.context != lane.context.handle {
@@ -121,22 +121,22 @@ exports! {
     }
 
     fn cuEventSynchronize(event: Handle) {
-        count(Call::Sync)?;
+        count(Call::Sync, On::Event(event))?;
         let (event, context) = find(event)?;
         if let Some((point, _)) = event.point()? {
-            context.overtake(point.queue());
+            overtake(|_, queue| Arc::ptr_eq(queue, point.queue()));
             point.force();
         }
         context.synchronise()
     }
 
     fn cuEventQuery(event: Handle) {
-        count(Call::Sync)?;
+        count(Call::Sync, On::Event(event))?;
         let (event, context) = find(event)?;
         let recorded = event.point()?;
         capture::forbid_unsafe()?;
         if let Some((point, _)) = recorded {
-            context.overtake(point.queue());
+            overtake(|_, queue| Arc::ptr_eq(queue, point.queue()));
             if !point.poll() {
                 return Err(Code::NOT_READY);
             }
@@ -147,7 +147,7 @@ exports! {
     /// Makes the stream's later work come after what the event stands for now; stream and event may be of two contexts.
     /// In a capture the event must have been recorded in the same one: an external wait isn't imitated.
     fn cuStreamWaitEvent(stream: Handle, event: Handle, flags: u32) {
-        count(Call::Wait)?;
+        count(Call::Wait, On::Stream(stream))?;
         let lane = Lane::of(stream)?;
         let event = driver()?.events.get(event)?;
         if flags > 1 {
@@ -155,7 +155,7 @@ exports! {
         }
         let last = lock(&event.last).clone();
         match last {
-            Record::Captured(mark) => capture::join(&lane.queue, &mark),
+            Record::Captured(mark) => capture::join(&lane, &mark),
             _ if capture::is_captured(&lane.queue) => capture::forbid(&lane.queue, Code::STREAM_CAPTURE_ISOLATION),
             Record::Never => Ok(()),
             Record::Point(point, _) => lane.add(vec![point], Some(Arc::new(|| Ok(())))).map(|_| ()),

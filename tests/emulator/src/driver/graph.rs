@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::abi::Out;
 use super::context::current;
 use super::errors::{Code, Outcome, exports};
-use super::inject::{Call, count};
+use super::inject::{Call, On, count};
 use super::queue::Point;
 use super::stream::Lane;
 use super::{Handle, driver, lock};
@@ -111,7 +111,7 @@ impl Executable {
 }
 
 fn instantiate(executable: &Out<Handle>, graph: Handle) -> Outcome {
-    count(Call::Graph)?;
+    count(Call::Graph, On::Current)?;
     current()?;
     let mut driver = driver()?;
     let graph = driver.graphs.get(graph)?;
@@ -145,12 +145,12 @@ exports! {
 
     /// There is nothing to upload.
     fn cuGraphUpload(executable: Handle, stream: Handle) {
-        count(Call::Graph)?;
+        count(Call::Graph, On::Stream(stream))?;
         find(executable, stream).map(|_| ())
     }
 
     fn cuGraphLaunch(executable: Handle, stream: Handle) {
-        let hangs = count(Call::Graph)?;
+        let hangs = count(Call::Graph, On::Stream(stream))?;
         let (executable, lane) = find(executable, stream)?;
         executable.launch(&lane, hangs)
     }

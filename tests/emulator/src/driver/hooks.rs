@@ -7,7 +7,7 @@ use super::abi::{HostSource, HostTarget};
 use super::device::device;
 use super::errors::{Code, Outcome, exports};
 use super::graph::Work;
-use super::inject::{Call, count};
+use super::inject::{Call, On, count};
 use super::stream::Lane;
 use super::{Handle, driver, explain};
 
@@ -45,7 +45,7 @@ exports! {
     /// other than 0 from `run` becomes the fault of the context.
     fn cuemu_enqueue(stream: Handle, run: Run, data: *mut c_void, release: extern "C" fn(*mut c_void)) {
         let data = Data { pointer: data, release };
-        let hangs = count(Call::Launch)?;
+        let hangs = count(Call::Launch, On::Stream(stream))?;
         let lane = Lane::of(stream)?;
         let ordinal = lane.context.device.ordinal;
         let work = (!hangs).then(|| -> Work { Arc::new(move || data.run(run, ordinal)) });

@@ -7,7 +7,7 @@ use super::abi::Out;
 use super::capture;
 use super::context::current;
 use super::errors::{Code, Outcome, exports};
-use super::inject::{Call, count};
+use super::inject::{Call, On, count};
 use super::{Handle, driver};
 
 /// Alignment of page-locked host memory.
@@ -47,7 +47,7 @@ pub fn is_pinned(address: usize, bytes: usize) -> Outcome<bool> {
 }
 
 fn allocate(address: &Out<usize>, bytes: usize) -> Outcome {
-    count(Call::Alloc)?;
+    count(Call::Alloc, On::Current)?;
     capture::forbid_unsafe()?;
     let context = current()?.handle;
     if bytes == 0 {
@@ -98,7 +98,7 @@ exports! {
     }
 
     fn cuMemHostRegister_v2(address: usize, bytes: usize, flags: u32) {
-        count(Call::Alloc)?;
+        count(Call::Alloc, On::Current)?;
         capture::forbid_unsafe()?;
         let context = current()?.handle;
         let end = address.checked_add(bytes).filter(|end| *end > address && address != 0 && flags <= 15);

@@ -1,9 +1,12 @@
 //! Faults on demand: the n-th call of a kind fails, does nothing, or starts work that never ends.
 
+use std::sync::Arc;
+
 use super::abi::{Out, Text};
-use super::any_driver;
-use super::context::current;
+use super::context::{Context, current_if_live};
 use super::errors::{Code, Outcome, exports};
+use super::stream::PER_THREAD;
+use super::{Handle, any_driver};
 
 /// Kinds of calls, counted over all threads and contexts from the first on, whatever comes of them.
 #[derive(Clone, Copy, PartialEq)]
@@ -37,8 +40,58 @@ pub const CALLS: [(Call, &str); 8] = [
     (Call::Record, "record"),
 ];
 
+/// What a call acts on.
+#[derive(Clone, Copy)]
+pub enum On {
+    /// The calling thread's context.
+    Current,
+    /// A stream's context.
+    Stream(Handle),
+    /// An event's context.
+    Event(Handle),
+}
+
+impl On {
+    /// The context, if there is one.
+    fn context(self) -> Option<Arc<Context>> {
+        let driver = any_driver();
+        let handle = match self {
+            On::Stream(stream) if stream > PER_THREAD => driver.streams.get(stream).ok()?.context,
+            On::Event(event) => driver.events.get(event).ok()?.context,
+            _ => {
+                drop(driver);
+                return current_if_live();
+            }
+        };
+        driver.contexts.get(handle).ok()
+    }
+}
+
+/// Most devices there are.
+const DEVICES: usize = 2;
+
 /// Calls of each kind so far.
-pub type Counts = [u64; CALLS.len()];
+#[derive(Default)]
+pub struct Counts {
+    all: [u64; CALLS.len()],
+    /// Those that act on a context of a device.
+    of_device: [[u64; CALLS.len()]; DEVICES],
+}
+
+impl Counts {
+    /// Of all devices, or of one.
+    fn get(&self, call: Call, device: Option<usize>) -> u64 {
+        device.map_or(self.all, |device| self.of_device[device])[call as usize]
+    }
+}
+
+/// Reads what is before an `@`, if there is one, and the device after it.
+fn split_device(text: &str) -> Option<(&str, Option<usize>)> {
+    match text.split_once('@') {
+        None => Some((text, None)),
+        Some((rest, device)) => Some((rest, Some(device.parse().ok().filter(|device| *device < DEVICES)?))),
+    }
+}
 
 /// What becomes of a call.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -59,11 +112,14 @@ pub struct Injection {
     /// All later ones too.
     onwards: bool,
     effect: Effect,
+    /// Of the calls that act on this device alone.
+    device: Option<usize>,
 }
 
 impl Injection {
-    /// Reads `KIND:N:EFFECT` or `KIND:N+:EFFECT`, the effect being a code, `skip` or `hang`.
+    /// Reads `KIND:N:EFFECT` or `KIND:N+:EFFECT`, the effect being a code, `skip` or `hang`, and then perhaps `@DEVICE`.
     pub fn read(text: &str) -> Option<Injection> {
+        let (text, device) = split_device(text)?;
         let [kind, number, effect] = text.split(':').collect::<Vec<_>>()[..] else { return None };
         let (call, _) = *CALLS.iter().find(|(_, name)| *name == kind)?;
         let (digits, onwards) = number.strip_suffix('+').map_or((number, false), |digits| (digits, true));
@@ -75,7 +131,7 @@ impl Injection {
             ("hang", Call::Launch | Call::Graph) => Effect::Hangs,
             (code, _) => Effect::Fails(Code(code.parse().ok().filter(|code| *code > 0)?)),
         };
-        Some(Injection { call, number, onwards, effect })
+        Some(Injection { call, number, onwards, effect, device })
     }
 }
 
@@ -88,15 +144,21 @@ fn is_sticky(code: Code) -> bool {
 ///
 /// # Errors
 /// The setting's code when it is this call's turn, 0 for a call that is skipped: it must do nothing. A sticky code becomes
-/// the fault of the current context too, reported by every later call in it.
-pub fn count(call: Call) -> Outcome<bool> {
+/// the fault of the context that the call acts on too, reported by every later call in it.
+pub fn count(call: Call, on: On) -> Outcome<bool> {
+    let context = on.context();
+    let ordinal = context.as_ref().map(|context| context.device.ordinal);
     let effect = {
         let mut driver = any_driver();
-        let counted = &mut driver.calls[call as usize];
-        *counted += 1;
-        let number = *counted;
+        driver.calls.all[call as usize] += 1;
+        if let Some(ordinal) = ordinal {
+            driver.calls.of_device[ordinal][call as usize] += 1;
+        }
         let hit = |injection: &Injection| {
-            injection.call == call && (number == injection.number || injection.onwards && number > injection.number)
+            let number = driver.calls.get(call, injection.device);
+            injection.call == call
+                && (injection.device.is_none() || injection.device == ordinal)
+                && (number == injection.number || injection.onwards && number > injection.number)
         };
         driver.settings.fault.as_ref().filter(|injection| hit(injection)).map(|injection| injection.effect)
     };
@@ -107,7 +169,8 @@ pub fn count(call: Call) -> Outcome<bool> {
         Some(Effect::Fails(code)) => code,
     };
     if is_sticky(code)
-        && let Ok(context) = current()
+        && let Some(context) = context
+        && context.check().is_ok()
     {
         context.fault(code);
         context.synchronise()?;
@@ -119,7 +182,15 @@ pub fn count(call: Call) -> Outcome<bool> {
 extern "C" fn write_counts() {
     let driver = any_driver();
     let Some(path) = &driver.settings.calls else { return };
-    let lines: String = CALLS.iter().map(|(call, name)| format!("{name} {}\n", driver.calls[*call as usize])).collect();
+    let mut lines = String::new();
+    for (call, name) in CALLS {
+        lines += &format!("{name} {}\n", driver.calls.get(call, None));
+    }
+    for device in (0..driver.devices.len()).filter(|_| driver.devices.len() > 1) {
+        for (call, name) in CALLS {
+            lines += &format!("{name}@{device} {}\n", driver.calls.get(call, Some(device)));
+        }
+    }
     if let Err(error) = std::fs::write(path, lines) {
         super::errors::say(&format!("the calls are not written to {}: {error}", path.display()));
     }
@@ -139,11 +210,12 @@ pub fn write_counts_at_exit() {
 }
 
 exports! {
-    /// `cuemu_calls(kind, count)`: calls of a kind (`alloc`, `copy`, .., see `CUEMU_FAULT`) so far.
+    /// `cuemu_calls(kind, count)`: calls of a kind (`alloc`, `copy`, .., see `CUEMU_FAULT`) so far; `KIND@DEVICE`: of those
+    /// that act on one device.
     fn cuemu_calls(kind: Text, calls: Out<u64>) {
-        let kind = kind.get()?;
+        let (kind, device) = split_device(kind.get()?).ok_or(Code::INVALID_VALUE)?;
         let (call, _) = *CALLS.iter().find(|(_, name)| *name == kind).ok_or(Code::INVALID_VALUE)?;
-        let counted = any_driver().calls[call as usize];
+        let counted = any_driver().calls.get(call, device);
         calls.set(counted)
     }
 }
@@ -158,11 +230,22 @@ mod tests {
         let effect = Effect::Fails(Code(700));
         assert_eq!((found.call as usize, found.number, found.onwards, found.effect), (1, 12, true, effect));
         assert!(!Injection::read("alloc:1:2").unwrap().onwards);
+        let found = Injection::read("copy:1+:skip@1").unwrap();
+        assert_eq!((found.onwards, found.effect, found.device), (true, Effect::Skipped, Some(1)));
+        assert_eq!(Injection::read("copy:1:700").unwrap().device, None);
         assert_eq!(Injection::read("wait:1:skip").unwrap().effect, Effect::Skipped);
         assert_eq!(Injection::read("launch:2:hang").unwrap().effect, Effect::Hangs);
         let numbers =
             ["", "copy", "copy:1", "copy:0:2", "copy:1:0", "copies:1:2", "copy:1:2:3", "copy:+:2", "copy:1:x"];
-        for text in numbers.iter().chain(&["alloc:1:skip", "graph:1:skip", "copy:1:hang", "launch:1:skip:hang"]) {
+        for text in numbers.iter().chain(&[
+            "alloc:1:skip",
+            "graph:1:skip",
+            "copy:1:hang",
+            "launch:1:skip:hang",
+            "copy:1:2@2",
+            "copy:1:2@",
+            "copy@1:1:2",
+        ]) {
             assert!(Injection::read(text).is_none(), "{text}");
         }
     }

@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex};
 use super::abi::{HostSource, Out};
 use super::device::{MAX_BLOCK_THREADS, SHARED_RESERVED};
 use super::errors::{Code, Outcome, exports, say};
-use super::inject::{Call, count};
+use super::inject::{Call, On, count};
 use super::module::function;
 use super::stream::Lane;
 use super::{Handle, driver, explain, lock};
-use crate::launch::validate;
-use crate::{Checks, Counters, FaultKind, Kernel, Launch, launch};
+use crate::launch::{launch_with, validate};
+use crate::{Checks, Counters, FaultKind, Kernel, Launch};
 
 /// `CUlaunchConfig`.
 #[derive(Clone, Copy)]
@@ -74,7 +74,7 @@ fn fault_code(kind: FaultKind) -> Code {
 }
 
 fn submit(handle: Handle, stream: Handle, shape: ([u32; 3], [u32; 3], u32), arguments: HostSource) -> Outcome {
-    let hangs = count(Call::Launch)?;
+    let hangs = count(Call::Launch, On::Stream(stream))?;
     let (function, _) = function(handle)?;
     let lane = Lane::of(stream)?;
     if lane.context.handle != function.context {
@@ -108,7 +108,7 @@ fn submit(handle: Handle, stream: Handle, shape: ([u32; 3], [u32; 3], u32), argu
                 return Err(explain(Code::LAUNCH_FAILED, reason));
             }
             let kernel = function.kernel()?;
-            match launch(kernel, &work, &context.device.memory, checks) {
+            match launch_with(kernel, &work, &context.device.memory, context.opened(), checks) {
                 Ok(counters) => {
                     if let Some(path) = &file
                         && let Err(error) = record(path, kernel.name(), &work, &counters)
@@ -118,7 +118,12 @@ fn submit(handle: Handle, stream: Handle, shape: ([u32; 3], [u32; 3], u32), argu
                     }
                     Ok(())
                 }
-                Err(fault) => {
+                Err(mut fault) => {
+                    if fault.kind == FaultKind::OutOfBounds
+                        && let Some(reason) = fault.address.and_then(|address| context.explain_foreign(address))
+                    {
+                        fault.detail = reason;
+                    }
                     say(&fault.to_string());
                     Err(explain(fault_code(fault.kind), &fault))
                 }

@@ -9,6 +9,7 @@ mod abi;
 mod capture;
 mod context;
 mod control;
+mod copies;
 mod device;
 mod errors;
 mod event;
@@ -20,6 +21,7 @@ mod launch;
 pub mod library;
 mod memory;
 mod module;
+mod peer;
 mod queue;
 mod stream;
 

@@ -94,19 +94,21 @@ impl Queue {
         lock(&self.state).hangs.is_some_and(|hangs| hangs <= position)
     }
 
-    /// Does what comes after nothing that isn't done.
-    pub fn overtake(self: &Arc<Self>) {
+    /// Does what comes after nothing that isn't done; whether there was any.
+    pub fn overtake(self: &Arc<Self>) -> bool {
+        let mut moved = false;
         loop {
             let (next, after) = {
                 let state = lock(&self.state);
-                let Some(piece) = state.pieces.front() else { return };
+                let Some(piece) = state.pieces.front() else { return moved };
                 (state.done + 1, piece.after.clone())
             };
             // Without the lock, which is not held with another queue's.
             if self.hangs(next) || !after.iter().all(Point::is_done) {
-                return;
+                return moved;
             }
             self.run_to(next);
+            moved = true;
         }
     }
 

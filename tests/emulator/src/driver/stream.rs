@@ -3,16 +3,16 @@
 //! An eager stream does its work at the call that submits it, which is a legal schedule: no device promises to be slower.
 //! A deferred stream (`CUEMU_STREAMS`) does it as late as the API allows, when something waits for it, and then only
 //! what that depends on, so that a wait that is missing shows. Where streams overtake, everything else comes first that
-//! depends on nothing undone: then a wait shows that is missing on the other side.
+//! depends on nothing undone, in every context: then a wait shows that is missing on the other side.
 
 use std::sync::Arc;
 
 use super::abi::Out;
 use super::capture;
-use super::context::{Context, current};
+use super::context::{Context, current, overtake};
 use super::errors::{Code, Outcome, exports, guard};
 use super::graph::Work;
-use super::inject::{Call, count};
+use super::inject::{Call, On, count};
 use super::queue::{Kind, Point, Queue, Task};
 use super::{Handle, driver, lock};
 
@@ -21,7 +21,7 @@ pub const GREATEST_PRIORITY: i32 = -5;
 
 /// The last of the handles every context knows: 0 and 1 (`CU_STREAM_LEGACY`) are its default stream,
 /// 2 is `CU_STREAM_PER_THREAD`.
-const PER_THREAD: Handle = 2;
+pub const PER_THREAD: Handle = 2;
 
 /// A created stream.
 pub struct Stream {
@@ -133,7 +133,7 @@ impl Lane {
         capture::forbid(&self.queue, Code::STREAM_CAPTURE_UNSUPPORTED)?;
         let mut points = if self.queue.kind == Kind::Default { self.implied() } else { Vec::new() };
         points.push(self.queue.end());
-        self.context.overtake(&self.queue);
+        overtake(|_, queue| Arc::ptr_eq(queue, &self.queue));
         if points.iter().all(Point::poll) { self.context.synchronise() } else { Err(Code::NOT_READY) }
     }
 
@@ -143,7 +143,7 @@ impl Lane {
     /// The context's fault; `STREAM_CAPTURE_UNSUPPORTED` where the stream is being captured.
     pub fn synchronise(&self) -> Outcome {
         capture::forbid(&self.queue, Code::STREAM_CAPTURE_UNSUPPORTED)?;
-        self.context.overtake(&self.queue);
+        overtake(|_, queue| Arc::ptr_eq(queue, &self.queue));
         self.end().force();
         self.context.synchronise()
     }
@@ -182,12 +182,12 @@ exports! {
     }
 
     fn cuStreamSynchronize(stream: Handle) {
-        count(Call::Sync)?;
+        count(Call::Sync, On::Stream(stream))?;
         Lane::of(stream)?.synchronise()
     }
 
     fn cuStreamQuery(stream: Handle) {
-        count(Call::Sync)?;
+        count(Call::Sync, On::Stream(stream))?;
         Lane::of(stream)?.query()
     }
 }

@@ -29,7 +29,7 @@ pub struct Context<'a> {
     code: &'a Code,
     launch: &'a Launch,
     memory: &'a GlobalMemory,
-    /// The live allocations in address order.
+    /// The live allocations, of this memory and of peers, in address order.
     live: Vec<Arc<Allocation>>,
     shared_bytes: u32,
     checks: Checks,
@@ -40,12 +40,20 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    pub fn new(kernel: &'a Kernel, launch: &'a Launch, memory: &'a GlobalMemory, checks: Checks) -> Context<'a> {
+    pub fn new(
+        kernel: &'a Kernel,
+        launch: &'a Launch,
+        memory: &'a GlobalMemory,
+        peers: Vec<Arc<Allocation>>,
+        checks: Checks,
+    ) -> Context<'a> {
         let shared_bytes = match launch.dynamic_shared {
             0 => kernel.static_shared(),
             dynamic => kernel.code.dynamic_offset.saturating_add(dynamic),
         };
-        let (code, live) = (&kernel.code, memory.live());
+        let (code, mut live) = (&kernel.code, memory.live());
+        live.extend(peers);
+        live.sort_by_key(|allocation| allocation.address);
         let races = checks.races.then(|| GlobalRaces::new(code, &live));
         let touched = checks.traffic.then(|| Touched::new(&live));
         Context { kernel, code, launch, memory, live, shared_bytes, checks, races, touched }

@@ -6,7 +6,7 @@ use cudarc::driver::{CudaSlice, PushKernelArg, result};
 use super::deferred::{Pinned, queue_add, untracked};
 use super::*;
 
-fn calls(kind: &str) -> u64 {
+pub fn calls(kind: &str) -> u64 {
     let calls = hook::<extern "C" fn(*const std::ffi::c_char, *mut u64) -> u32>("cuemu_calls");
     let (kind, mut count) = (CString::new(kind).unwrap(), 0);
     assert_eq!(calls(kind.as_ptr(), &mut count), 0);

@@ -5,7 +5,10 @@ mod device;
 mod errors;
 mod graphs;
 mod inject;
+mod peer;
+mod rows;
 mod settings;
+mod towers;
 mod work;
 
 use std::ffi::CString;

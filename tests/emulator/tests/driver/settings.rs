@@ -222,6 +222,7 @@ fn malformed_setting() {
     in_child("driver::settings::malformed_setting", &[("CUEMU_DEVICES", "many")], || {
         assert_eq!(code(CudaContext::device_count()), CUresult::CUDA_ERROR_INVALID_VALUE);
         assert_eq!(configure("devices", "3"), 1);
+        assert_eq!(configure("peer", "2"), 1);
         assert_eq!(configure("unknown", "3"), 1);
         assert_eq!(configure("devices", "2"), 0, "what is configured goes before the environment");
         assert_eq!(CudaContext::device_count().unwrap(), 2);
