@@ -91,8 +91,9 @@ __device__ void max_pool_lrn(const LrnPoolArgs& args) {
         if (tid > 0 && tid <= OUTPUTS && index < count) {
             const int place = c % args.tower;
             const T* centre = pooled[tid].element;
-            const Vector<T> before = place > 0 ? load_shared_vector(centre - SIZE) : Vector<T>{};
-            const Vector<T> after = place + SIZE < args.tower ? load_shared_vector(centre + SIZE) : Vector<T>{};
+            const auto neighbours = [](const T* first) { return *reinterpret_cast<const Neighbours<T>*>(first); };
+            const Neighbours<T> before = place > 0 ? neighbours(centre - VECTOR_REACH) : Neighbours<T>{};
+            const Neighbours<T> after = place + SIZE < args.tower ? neighbours(centre + SIZE) : Neighbours<T>{};
             const Vector<T> result = normalise(before, load_shared_vector(centre), after, args.scale, args.k);
             store_vector(static_cast<T*>(args.output) + index / vectors * args.pitch + c, result);
         }

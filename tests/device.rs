@@ -3,6 +3,7 @@
 //! `ALEXNET_TEST_DEVICE=emulated|cuda` chooses the CUDA device; unset, it is a real GPU where one passes preflight, else
 //! the emulated one. Which one it is, is printed once.
 
+use std::ffi::c_char;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -123,13 +124,34 @@ pub fn cuda() -> &'static CudaDevice {
             // From here on cudarc finds this library when it asks for libcuda.so. It is never unloaded.
             // SAFETY: the library's initialisers are those of a Rust cdylib, which run no code of its own.
             let library = unsafe { libloading::Library::new(library()) };
-            std::mem::forget(library.expect("the emulated driver loads"));
+            let library = library.expect("the emulated driver loads");
+            type Configure = unsafe extern "C" fn(*const c_char, *const c_char) -> i32;
+            // SAFETY: the function has this type; it reads two texts that end in zero.
+            let configured = unsafe {
+                let configure = library.get::<Configure>(b"cuemu_configure").expect("the emulated driver has it");
+                configure(c"devices".as_ptr(), c"2".as_ptr())
+            };
+            assert_eq!(configured, 0, "the emulated driver has two devices");
+            std::mem::forget(library);
         }
         let device = CudaDevice::open(0).unwrap_or_else(|e| panic!("the CUDA device under test: {e}"));
         // Not eprintln, which the test harness captures.
         let _ = writeln!(std::io::stderr(), "CUDA tests run on {device}");
         device
     })
+}
+
+/// Another CUDA device, which the emulated driver always has; `None`, which is said, on a machine with one GPU.
+pub fn second() -> Option<CudaDevice> {
+    cuda();
+    match CudaDevice::open(1) {
+        Ok(device) => Some(device),
+        Err(error) if !is_emulated() => {
+            let _ = writeln!(std::io::stderr(), "tests of two devices pass unseen: {error}");
+            None
+        }
+        Err(error) => panic!("the second emulated device: {error}"),
+    }
 }
 
 /// Whether this process has a cuBLASLt to test with: the emulated one over the emulated device, on a GPU the machine's.

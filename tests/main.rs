@@ -18,5 +18,6 @@ mod mutations;
 mod net;
 mod pipeline;
 mod testdata;
+mod towers;
 mod traffic;
 mod weights;

@@ -192,8 +192,8 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
     Mutation {
         name: "second turn of the output tile",
         file: CONV,
-        before: "Out* target = output + size_t(block_m + turn + row) * args.k",
-        after: "Out* target = output + size_t(block_m + row) * args.k",
+        before: "Out* target = output + size_t(block_m + turn + row) * pitch",
+        after: "Out* target = output + size_t(block_m + row) * pitch",
         source: CONV_F16,
     },
     Mutation {

@@ -16,15 +16,33 @@ __device__ __forceinline__ float normalised(float value, float sum, float scale,
 // Channels on each side of the centre in the vectors' kernels: all six networks have windows of five.
 constexpr int VECTOR_REACH = 2;
 
+// What a vector's window takes on one side: no more, for what lies beyond may be nobody's yet.
+template <typename T>
+struct alignas(VECTOR_REACH * sizeof(T)) Neighbours {
+    T element[VECTOR_REACH];
+};
+
+template <typename T>
+__device__ __forceinline__ Neighbours<T> load_neighbours(const T* address) {
+    static_assert(VECTOR_REACH * sizeof(T) == 4 || VECTOR_REACH * sizeof(T) == 8, "one access");
+    if constexpr (sizeof(Neighbours<T>) == 4) {
+        const unsigned bits = __ldg(reinterpret_cast<const unsigned*>(address));
+        return reinterpret_cast<const Neighbours<T>&>(bits);
+    } else {
+        const uint2 bits = __ldg(reinterpret_cast<const uint2*>(address));
+        return reinterpret_cast<const Neighbours<T>&>(bits);
+    }
+}
+
 // The vector `centre` normalised, with its neighbours; they are zeros past the borders of its tower, which add nothing.
 template <typename T>
-__device__ __forceinline__ Vector<T> normalise(const Vector<T>& before, const Vector<T>& centre, const Vector<T>& after,
-                                               float scale, float k) {
+__device__ __forceinline__ Vector<T> normalise(const Neighbours<T>& before, const Vector<T>& centre,
+                                               const Neighbours<T>& after, float scale, float k) {
     constexpr int SIZE = Vector<T>::SIZE;
     float value[VECTOR_REACH + SIZE + VECTOR_REACH];
 #pragma unroll
     for (int i = 0; i < VECTOR_REACH; i++) {
-        value[i] = to_float(before.element[SIZE - VECTOR_REACH + i]);
+        value[i] = to_float(before.element[i]);
         value[VECTOR_REACH + SIZE + i] = to_float(after.element[i]);
     }
 #pragma unroll
@@ -44,7 +62,7 @@ __device__ __forceinline__ Vector<T> normalise(const Vector<T>& before, const Ve
 template <typename T>
 __device__ __forceinline__ Vector<T> normalise_at(const T* centre, int place, int tower, float scale, float k) {
     constexpr int SIZE = Vector<T>::SIZE;
-    const Vector<T> before = place > 0 ? load_vector(centre - SIZE) : Vector<T>{};
-    const Vector<T> after = place + SIZE < tower ? load_vector(centre + SIZE) : Vector<T>{};
+    const Neighbours<T> before = place > 0 ? load_neighbours(centre - VECTOR_REACH) : Neighbours<T>{};
+    const Neighbours<T> after = place + SIZE < tower ? load_neighbours(centre + SIZE) : Neighbours<T>{};
     return normalise(before, load_vector(centre), after, scale, k);
 }
