@@ -44,6 +44,15 @@ impl LayerWeights {
         }
         self
     }
+
+    /// The first and the second half of the filters.
+    pub(crate) fn halves(self) -> [Self; 2] {
+        let LayerWeights { mut weight, mut bias } = self;
+        let second = LayerWeights { weight: weight.split_off(weight.len() / 2), bias: bias.split_off(bias.len() / 2) };
+        weight.shrink_to_fit();
+        bias.shrink_to_fit();
+        [LayerWeights { weight, bias }, second]
+    }
 }
 
 impl Weights {
