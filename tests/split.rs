@@ -261,12 +261,29 @@ fn what_cannot_be_split_is_refused_when_it_is_loaded() {
     let error = CpuTowers::new(random(odd), 2).err().unwrap();
     assert!(matches!(error, Error::Usage(_)), "{error:?}");
     assert!(["conv3", "5"].iter().all(|part| error.to_string().contains(part)), "{error}");
+}
 
-    // A plan that ends early has all of a layer that the towers have halves of.
+#[test]
+fn plans_that_end_early() {
+    // With fc7, of which the towers have halves, and would need the whole.
+    let torchvision = Variant::by_name("torchvision").unwrap();
     let even = Network::with_widths(torchvision, &[4, 4, 4, 4, 4, 4, 4, 3], 63).unwrap();
     let mut plan = Plan::new(&even, 1, &[]).unwrap();
     plan.steps.pop();
     plan.steps.last_mut().unwrap().logits = true;
-    let error = CpuTowers::new(random(even), 2).unwrap().session(plan).err().unwrap();
+    let towers = CpuTowers::new(random(even.clone()), 2).unwrap();
+    let error = towers.session(plan.clone()).err().unwrap();
     assert!(matches!(error, Error::Usage(_)) && error.to_string().contains("fc7"), "{error:?}");
+
+    // With a layer without weights: the first tower takes the other's half of its input.
+    plan.steps.truncate(9);
+    plan.steps[8].logits = true;
+    assert_eq!(plan.steps[8].layers[0], "pool5");
+    let whole = device::backend(CPU, random(even));
+    let [expected, found] = [&*whole, &towers].map(|backend| {
+        let mut session = backend.session(plan.clone()).unwrap();
+        session.run(Input::Pixels(&pixels(1, 63))).unwrap();
+        session.logits().unwrap().to_vec()
+    });
+    assert_same_bits("pool5", &found, &expected);
 }
