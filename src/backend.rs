@@ -37,7 +37,7 @@ pub trait Backend: Send + Sync {
     /// What a pipeline of `plan` takes, an entry a device; two towers on one device have an entry each.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a plan of another network.
+    /// As [`session`](Self::session).
     fn holdings(&self, plan: Plan) -> Result<Vec<Holding>>;
 }
 

@@ -7,12 +7,12 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use crate::backend::{Activation, Backend, Done, Holding, Input, Pipeline, Prediction, Score, Scored, Session};
-use crate::cpu::CpuBackend;
+use crate::cpu::{CpuBackend, CpuTowers};
 #[cfg(feature = "cuda")]
 use crate::cuda::{CudaBackend, CudaDevice, Settings};
 use crate::image::{self, DecodeOptions};
 use crate::net::{Network, Variant};
-use crate::options::{Device, Fc, Options, Precision};
+use crate::options::{Device, Fc, Options, Precision, Split};
 use crate::pixels::Pixels;
 use crate::plan::Plan;
 use crate::weights::{Checkpoint, Weights, imagenet1k_v1, seeded};
@@ -353,6 +353,7 @@ fn run_in_batches(
 enum OpenDevice {
     Cpu {
         threads: usize,
+        towers: bool,
     },
     #[cfg(feature = "cuda")]
     Cuda {
@@ -365,19 +366,25 @@ impl OpenDevice {
     /// The device asked for, and why it is not a better one where any would do.
     fn open(options: &Options) -> Result<(Self, Option<String>)> {
         let all = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let cpu = OpenDevice::Cpu { threads: options.threads.unwrap_or_else(all).get() };
+        let threads = options.threads.unwrap_or_else(all).get();
+        let cpu = OpenDevice::Cpu { threads, towers: options.split == Some(Split::TwoStream) };
         let precision = options.precision;
         Fc::check(options.fc, options.deterministic)?;
         let cublaslt = options.fc == Some(Fc::CublasLt);
-        let cpu_computes = precision == Precision::Float32 && !options.deterministic && !cublaslt;
-        let asked = match cublaslt {
-            true => "cuBLASLt".into(),
-            false => format!("{}{}", if options.deterministic { "deterministic " } else { "" }, precision.name()),
+        let two_gpus = options.split == Some(Split::TwoGpu);
+        let cpu_computes = precision == Precision::Float32 && !options.deterministic && !cublaslt && !two_gpus;
+        let asked = match (cublaslt, two_gpus) {
+            (true, _) => "cuBLASLt".into(),
+            (_, true) => "a split between two GPUs".into(),
+            _ => format!("{}{}", if options.deterministic { "deterministic " } else { "" }, precision.name()),
         };
         match options.device {
             Device::Cpu if cublaslt => {
                 Err(Error::Usage("the CPU has no use for cuBLASLt; leave that out, or say --device cuda".into()))
             }
+            Device::Cpu if two_gpus => Err(Error::Usage(
+                "the CPU is not two GPUs; say --split two-stream for two groups of its threads".into(),
+            )),
             Device::Cpu if cpu_computes => Ok((cpu, None)),
             Device::Cpu => Err(Error::Usage(format!(
                 "the CPU computes in float32, not {asked}; leave that out, or say --device cuda"
@@ -410,7 +417,8 @@ impl OpenDevice {
 
     fn upload(self, weights: Weights) -> Result<Box<dyn Backend>> {
         match self {
-            OpenDevice::Cpu { threads } => Ok(Box::new(CpuBackend::new(weights, threads)?)),
+            OpenDevice::Cpu { threads, towers: true } => Ok(Box::new(CpuTowers::new(weights, threads)?)),
+            OpenDevice::Cpu { threads, towers: false } => Ok(Box::new(CpuBackend::new(weights, threads)?)),
             #[cfg(feature = "cuda")]
             OpenDevice::Cuda { device, settings } => Ok(Box::new(CudaBackend::new(weights, &device, settings)?)),
         }

@@ -43,7 +43,7 @@ enum Need {
 pub fn towers(plan: &Plan) -> Result<[Plan; 2]> {
     let mut needs = plan.steps.iter().map(need).collect::<Result<Vec<_>>>()?;
     let last = plan.steps.len() - 1;
-    needs[last] = Need::All;
+    needs[last] = Need::All; // whatever it is, one tower computes all of it
     let tower = |tower: usize| {
         let steps = plan.steps.iter().enumerate().filter(|(index, _)| tower == 0 || *index != last);
         let steps = steps.map(|(index, step)| {
@@ -80,7 +80,7 @@ fn need(step: &Step) -> Result<Need> {
 /// `others`.
 fn halve(step: &Step, tower: usize, after_input: bool, need: Need, (next, others): (Need, Need)) -> Result<Step> {
     let cannot = |why: String| Error::Usage(format!("{} cannot be split between two towers: {why}", step.layers[0]));
-    if step.output.c % 2 != 0 {
+    if !step.output.c.is_multiple_of(2) {
         return Err(cannot(format!("its {} channels are an odd number", step.output.c)));
     }
     if after_input && need != Need::All {

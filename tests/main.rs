@@ -17,6 +17,7 @@ mod model;
 mod mutations;
 mod net;
 mod pipeline;
+mod split;
 mod testdata;
 mod towers;
 mod traffic;

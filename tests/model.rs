@@ -63,9 +63,16 @@ fn any_batch_size_gives_the_same_logits() {
             let error = difference(&logits, &one_by_one[..images * 10]);
             assert!(error < 1e-5, "{checkpoint}, {images} images: {error:e}");
         }
+        // More images than fully connected layers take dot products for: the same bits.
+        let logits = |images: usize| model.logits(Input::Pixels(&pixels[..images * image])).unwrap();
+        let many = logits(32);
+        for images in [5, 8, 31] {
+            assert_eq!(logits(images), many[..images * 10], "{checkpoint}, {images} images");
+        }
     }
 }
 
+/// The same bits, however pixels and filters are divided.
 #[test]
 fn thread_counts_give_the_same_logits() {
     let pixels = pixels(9, 224);
@@ -75,8 +82,7 @@ fn thread_counts_give_the_same_logits() {
     };
     let expected = logits(1);
     for threads in [2, 3, 8, 16] {
-        let error = difference(&logits(threads), &expected);
-        assert!(error < 1e-5, "{threads} threads: {error:e}");
+        assert_eq!(logits(threads), expected, "{threads} threads");
     }
 }
 

@@ -21,7 +21,6 @@ thread_local! {
 
 /// A convolution's filters: GEMM_N x GEMM_K of each group, one after the other.
 pub struct Filters {
-    conv: Conv,
     /// (K, R, S, C / groups).
     rows: Vec<f32>,
     /// (K).
@@ -32,13 +31,30 @@ impl Filters {
     /// From (K, C / groups, R, S).
     pub fn pack(conv: Conv, weights: LayerWeights) -> Self {
         let LayerWeights { weight, bias } = weights.channels_last(conv.kernel * conv.kernel);
-        Filters { conv, rows: weight, bias }
+        Filters { rows: weight, bias }
+    }
+
+    /// Elements of filters and biases.
+    pub fn len(&self) -> usize {
+        self.rows.len() + self.bias.len()
+    }
+
+    /// K.
+    pub fn width(&self) -> usize {
+        self.bias.len()
     }
 }
 
 /// Convolution + bias, + ReLU: `source` (N, H, W, C) to `target` (N, P, Q, K).
-pub fn forward(filters: &Filters, relu: bool, input: Shape, output: Shape, source: &[f32], target: &mut [f32]) {
-    let conv = filters.conv;
+pub fn forward(
+    filters: &Filters,
+    conv: Conv,
+    relu: bool,
+    input: Shape,
+    output: Shape,
+    source: &[f32],
+    target: &mut [f32],
+) {
     let (group_c, group_k) = (input.c / conv.groups, output.c / conv.groups);
     let gemm_k = conv.kernel * conv.kernel * group_c;
     let row_len = output.w * output.c;

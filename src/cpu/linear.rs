@@ -29,6 +29,16 @@ impl Matrix {
         let LayerWeights { weight, bias } = weights.channels_last(input.h * input.w);
         Matrix { inputs: input.len(), rows: weight, bias }
     }
+
+    /// Elements of weights and biases.
+    pub fn len(&self) -> usize {
+        self.rows.len() + self.bias.len()
+    }
+
+    /// Outputs.
+    pub fn width(&self) -> usize {
+        self.bias.len()
+    }
 }
 
 /// x * W^T + bias, + ReLU: `source` (N, in) to `target` (N, out).

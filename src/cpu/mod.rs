@@ -1,7 +1,9 @@
-//! The CPU backend: f32 on a rayon pool, NHWC activations, weights laid out once.
+//! The CPU backend: f32 on a rayon pool, NHWC activations, weights laid out once. [`CpuTowers`] is its like for a network in
+//! two towers, on two pools.
 //!
 //! A file a kernel; [`naive`] is the oracle that all of them are tested against.
 
+mod clock;
 mod conv;
 mod dropout;
 mod gemm;
@@ -12,34 +14,42 @@ mod pipeline;
 mod pool;
 mod preprocess;
 mod softmax;
+mod towers;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+pub use towers::CpuTowers;
+
+use clock::Clock;
 use pipeline::CpuPipeline;
 use softmax::TopK;
 
-use crate::backend::{
-    Activation, Backend, Holding, Input, Pipeline, Prediction, Score, Session, Span, Timeline, Track, Work,
-};
+use crate::backend::{Activation, Backend, Holding, Input, Pipeline, Prediction, Score, Session, Timeline, Work};
 use crate::net::{Network, Op, Shape};
 use crate::pixels::Pixels;
 use crate::plan::{Plan, Step, StepKind};
-use crate::weights::Weights;
+use crate::weights::{LayerWeights, Weights};
 use crate::{Error, Result};
 
 /// A network's weights on the CPU.
 pub struct CpuBackend {
-    threads: usize,
     shared: Arc<Shared>,
 }
 
 /// What every session needs.
 struct Shared {
-    pool: ThreadPool,
     network: Network,
+    group: Group,
+}
+
+/// Threads, and the weights that they compute with.
+struct Group {
+    threads: usize,
+    pool: ThreadPool,
+    /// One a weighted layer, conv1 = 0.
     layers: Vec<PackedLayer>,
 }
 
@@ -49,28 +59,70 @@ enum PackedLayer {
     Linear(linear::Matrix),
 }
 
+impl Group {
+    /// # Errors
+    /// [`Error::Device`] when the threads cannot be started.
+    fn new(threads: usize, layers: Vec<PackedLayer>) -> Result<Self> {
+        let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("alexnet-cpu-{i}"));
+        let pool = pool.build().map_err(|e| Error::Device(format!("cannot start {threads} threads: {e}; lower -j")))?;
+        Ok(Group { threads, pool, layers })
+    }
+
+    /// Bytes that the weights take.
+    fn weights(&self) -> usize {
+        self.layers.iter().map(PackedLayer::bytes).sum()
+    }
+}
+
+impl PackedLayer {
+    /// `weights` of a layer of PyTorch's layout that does `op`, and takes `input`.
+    fn pack(op: Op, input: Shape, weights: LayerWeights) -> Self {
+        match op {
+            Op::Conv(conv) => PackedLayer::Conv(conv::Filters::pack(conv, weights)),
+            _ => PackedLayer::Linear(linear::Matrix::pack(input, weights)),
+        }
+    }
+
+    /// Bytes that it takes.
+    fn bytes(&self) -> usize {
+        let elements = match self {
+            PackedLayer::Conv(filters) => filters.len(),
+            PackedLayer::Linear(matrix) => matrix.len(),
+        };
+        size_of::<f32>() * elements
+    }
+
+    /// Filters or outputs.
+    fn width(&self) -> usize {
+        match self {
+            PackedLayer::Conv(filters) => filters.width(),
+            PackedLayer::Linear(matrix) => matrix.width(),
+        }
+    }
+}
+
 impl CpuBackend {
     /// Lays out `weights` for the kernels and starts `threads` threads.
     ///
     /// # Errors
     /// [`Error::Device`] when the threads cannot be started.
     pub fn new(weights: Weights, threads: usize) -> Result<Self> {
-        let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("alexnet-cpu-{i}"));
-        let pool = pool.build().map_err(|e| Error::Device(format!("cannot start {threads} threads: {e}; lower -j")))?;
         let (network, layers) = weights.into_parts();
-        let layers = network.weighted().zip(layers).map(|(node, layer)| match node.layer.op {
-            Op::Conv(conv) => PackedLayer::Conv(conv::Filters::pack(conv, layer)),
-            _ => PackedLayer::Linear(linear::Matrix::pack(node.input, layer)),
-        });
-        let layers = layers.collect();
-        Ok(CpuBackend { threads, shared: Arc::new(Shared { pool, network, layers }) })
+        let layers = network.weighted().zip(layers);
+        let layers = layers.map(|(node, layer)| PackedLayer::pack(node.layer.op, node.input, layer)).collect();
+        Ok(CpuBackend { shared: Arc::new(Shared { group: Group::new(threads, layers)?, network }) })
+    }
+
+    fn open(&self, plan: Plan) -> Result<CpuSession> {
+        plan.check(&self.shared.network)?;
+        let buffers = buffers(&plan)?;
+        Ok(CpuSession { shared: Arc::clone(&self.shared), plan, buffers, images: 0, seed: 0, top_k: TopK::default() })
     }
 }
 
 impl Backend for CpuBackend {
     fn description(&self) -> String {
-        let threads = self.threads;
-        format!("CPU, {threads} thread{}, float32", if threads == 1 { "" } else { "s" })
+        format!("CPU, {}, float32", threads(self.shared.group.threads))
     }
 
     fn session(&self, plan: Plan) -> Result<Box<dyn Session>> {
@@ -78,30 +130,33 @@ impl Backend for CpuBackend {
     }
 
     fn pipeline(&self, plan: Plan, k: usize, score: Score) -> Result<Box<dyn Pipeline>> {
-        let k = k.clamp(1, plan.classes());
-        Ok(Box::new(CpuPipeline { session: self.open(plan)?, k, score, waiting: None }))
+        Ok(Box::new(CpuPipeline::new(self.session(plan)?, k, score)))
     }
 
     fn pixels(&self, len: usize) -> Result<Pixels> {
-        Pixels::zeroed(len).ok_or_else(|| {
-            Error::DeviceMemory(format!("not enough memory for {} MB of pixels; lower --batch-size", len >> 20))
-        })
+        pixels(len)
     }
 
     fn holdings(&self, plan: Plan) -> Result<Vec<Holding>> {
-        plan.check(&self.shared.network)?;
-        let weights = self.shared.network.parameters().map(|parameter| 4 * parameter.len()).sum();
-        let buffers = 4 * plan.batch * plan.buffers.iter().sum::<usize>();
-        Ok(vec![Holding { place: self.description(), weights, buffers }])
+        let buffers = bytes(&self.open(plan)?.buffers);
+        Ok(vec![Holding { place: self.description(), weights: self.shared.group.weights(), buffers }])
     }
 }
 
-impl CpuBackend {
-    fn open(&self, plan: Plan) -> Result<CpuSession> {
-        plan.check(&self.shared.network)?;
-        let buffers = plan.buffers.iter().map(|elements| zeroed(elements * plan.batch)).collect::<Result<_>>()?;
-        Ok(CpuSession { shared: Arc::clone(&self.shared), plan, buffers, images: 0, seed: 0, top_k: TopK::default() })
-    }
+/// In words.
+fn threads(count: usize) -> String {
+    format!("{count} thread{}", if count == 1 { "" } else { "s" })
+}
+
+fn pixels(len: usize) -> Result<Pixels> {
+    Pixels::zeroed(len).ok_or_else(|| {
+        Error::DeviceMemory(format!("not enough memory for {} MB of pixels; lower --batch-size", len >> 20))
+    })
+}
+
+/// One a buffer of the plan, for its batch.
+fn buffers(plan: &Plan) -> Result<Vec<Vec<f32>>> {
+    plan.buffers.iter().map(|elements| zeroed(elements * plan.batch)).collect()
 }
 
 /// `len` zeros, which take memory only once they are written, or an error where the system refuses that much.
@@ -109,6 +164,11 @@ fn zeroed(len: usize) -> Result<Vec<f32>> {
     bytemuck::allocation::try_zeroed_vec(len).map_err(|()| {
         Error::Device(format!("not enough memory for a buffer of {} MB; lower --batch-size", (len * 4) >> 20))
     })
+}
+
+/// Bytes of all of `buffers`.
+fn bytes<'a>(buffers: impl IntoIterator<Item = &'a Vec<f32>>) -> usize {
+    buffers.into_iter().map(|buffer| size_of::<f32>() * buffer.len()).sum()
 }
 
 struct CpuSession {
@@ -123,14 +183,14 @@ struct CpuSession {
 }
 
 impl CpuSession {
-    /// Runs the plan, and tells `done` after each step.
-    fn run_steps(&mut self, input: Input<'_>, mut done: impl FnMut(&Step) + Send) -> Result<()> {
+    fn run_steps(&mut self, input: Input<'_>, clock: &mut Clock) -> Result<()> {
         self.images = input.images(&self.plan)?;
         if self.images == 0 {
             return Ok(());
         }
         let CpuSession { shared, plan, buffers, images, seed, .. } = self;
-        shared.pool.install(|| {
+        let Group { pool, layers, .. } = &shared.group;
+        pool.install(|| {
             for step in &plan.steps {
                 // Taken out of the list, so that source and target can be borrowed at once; a plan never has them equal.
                 let mut target = std::mem::take(&mut buffers[step.target]);
@@ -139,11 +199,11 @@ impl CpuSession {
                     None => start(step, input, output),
                     Some(source) => {
                         let source = &buffers[source][..*images * step.input.len()];
-                        run_step(step, &shared.layers, *images, *seed, source, output);
+                        run_step(step, layers, *images, *seed, source, output);
                     }
                 }
                 buffers[step.target] = target;
-                done(step);
+                clock.done(|| Work::Layers(step.layers.clone()));
             }
         });
         Ok(())
@@ -160,7 +220,7 @@ impl Session for CpuSession {
     }
 
     fn run(&mut self, input: Input<'_>) -> Result<()> {
-        self.run_steps(input, |_| ())
+        self.run_steps(input, &mut Clock::idle())
     }
 
     fn logits(&mut self) -> Result<&[f32]> {
@@ -182,14 +242,9 @@ impl Session for CpuSession {
     }
 
     fn timeline(&mut self, input: Input<'_>) -> Result<Timeline> {
-        let (start, mut spans) = (Instant::now(), vec![]);
-        let mut last = Duration::ZERO;
-        self.run_steps(input, |step| {
-            let now = start.elapsed();
-            let begin = std::mem::replace(&mut last, now);
-            spans.push(Span { work: Work::Layers(step.layers.clone()), begin, end: now });
-        })?;
-        Ok(Timeline { tracks: vec![Track { place: "CPU".into(), spans }] })
+        let mut clock = Clock::from(Instant::now());
+        self.run_steps(input, &mut clock)?;
+        Ok(Timeline { tracks: vec![clock.track("CPU".into())] })
     }
 }
 
@@ -206,15 +261,15 @@ fn start(step: &Step, input: Input<'_>, output: &mut [f32]) {
 
 fn run_step(step: &Step, layers: &[PackedLayer], images: usize, seed: u64, source: &[f32], output: &mut [f32]) {
     match step.kind {
-        StepKind::Conv { weights, relu, .. } => {
+        StepKind::Conv { conv, weights, relu, .. } => {
             let PackedLayer::Conv(filters) = &layers[weights] else { unreachable!("packed from the same network") };
-            conv::forward(filters, relu, step.input, step.output, source, output);
+            conv::forward(filters, conv, relu, step.input, step.output, source, output);
         }
         StepKind::Linear { weights, relu } => {
             let PackedLayer::Linear(matrix) = &layers[weights] else { unreachable!("packed from the same network") };
             linear::forward(matrix, relu, images, source, output);
         }
-        StepKind::Lrn(lrn) => lrn::forward(&lrn, step.input.c, source, output),
+        StepKind::Lrn(lrn) => lrn::forward(&lrn, step, source, output),
         StepKind::MaxPool(pool) => pool::max(pool, step.input, step.output, source, output),
         StepKind::AvgPool => pool::adaptive_avg(step.input, step.output, source, output),
         StepKind::Dropout { p, layer } => dropout::forward(p, layer, seed, source, output),

@@ -1,16 +1,23 @@
 //! Batches in order on the CPU, each computed when it is collected: pictures are decoded by other threads meanwhile.
 
-use super::CpuSession;
-use crate::backend::{Done, Input, Pipeline, Score, Scored, Session as _};
+use crate::backend::{Done, Input, Pipeline, Score, Scored, Session};
 use crate::options::Precision;
 use crate::pixels::Pixels;
 use crate::{Error, Result};
 
-pub(super) struct CpuPipeline {
-    pub(super) session: CpuSession,
-    pub(super) k: usize,
-    pub(super) score: Score,
-    pub(super) waiting: Option<Pixels>,
+pub struct CpuPipeline {
+    session: Box<dyn Session>,
+    k: usize,
+    score: Score,
+    waiting: Option<Pixels>,
+}
+
+impl CpuPipeline {
+    /// Of `session`'s plan, the `k` best classes of each image, at least one.
+    pub fn new(session: Box<dyn Session>, k: usize, score: Score) -> Self {
+        let k = k.clamp(1, session.plan().classes());
+        CpuPipeline { session, k, score, waiting: None }
+    }
 }
 
 impl Pipeline for CpuPipeline {

@@ -27,7 +27,7 @@ pub struct LayerWeights {
 
 impl LayerWeights {
     /// The first or second half of the filters, which are an even number.
-    fn half(&self, number: usize) -> Self {
+    pub(crate) fn half(&self, number: usize) -> Self {
         let half = |values: &[f32]| values[number * values.len() / 2..(number + 1) * values.len() / 2].to_vec();
         LayerWeights { weight: half(&self.weight), bias: half(&self.bias) }
     }

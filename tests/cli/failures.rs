@@ -35,6 +35,10 @@ fn devices_and_precisions() {
     for precision in ["tf32", "float16", "bfloat16"] {
         alexnet(["predict", "samples/shapes", "--device", "cpu", "--precision", precision]).refuse(2, &["float32"]);
     }
+    let split = |device, how| alexnet(["predict", "samples/shapes", "--device", device, "--split", how]);
+    split("cpu", "two-gpu").refuse(2, &["CPU", "--split two-stream"]);
+    split("auto", "two-gpu").refuse(5, &["two GPUs", "CUDA"]);
+    split("cpu", "three").refuse(2, &["three", "two-stream", "two-gpu"]);
 }
 
 #[test]

@@ -33,8 +33,13 @@ fn the_two_demo_checkpoints() {
     assert_eq!(csv.lines().next(), Some("filename,index,label,prob,error"));
     check_demo("shapes.safetensors", &csv, 1e-3);
 
-    let paper = alexnet(["predict", "samples/shapes/", "--checkpoint", "samples/shapes-paper.safetensors"]);
-    check_demo("shapes-paper.safetensors", &paper.expect(0), 1e-3);
+    let paper = ["predict", "samples/shapes/", "--checkpoint", "samples/shapes-paper.safetensors"];
+    let whole = alexnet(paper).expect(0);
+    check_demo("shapes-paper.safetensors", &whole, 1e-3);
+
+    let towers = alexnet(paper.iter().chain(&["--device", "cpu", "--split", "two-stream", "-j", "3"]));
+    assert!(towers.stderr.contains("two towers on 2 + 1 threads"), "{}", towers.stderr);
+    assert_eq!(towers.expect(0), whole, "two towers give the bits of the whole network");
 }
 
 #[test]
