@@ -79,12 +79,13 @@ pub struct CudaBackend {
 }
 
 impl CudaBackend {
-    /// Uploads `weights`.
+    /// Uploads `weights`, which several devices may share.
     ///
     /// # Errors
     /// [`Error::Usage`] for a weight that the precision cannot hold, and for cuBLASLt with `deterministic`;
     /// [`Error::DeviceMemory`] where the device lacks memory, [`Error::Device`] where cuBLASLt was asked for and cannot be used.
-    pub fn new(weights: Weights, device: &CudaDevice, settings: Settings) -> Result<Self> {
+    pub fn new(weights: impl Into<Arc<Weights>>, device: &CudaDevice, settings: Settings) -> Result<Self> {
+        let weights = weights.into();
         let watch = Arc::new(Watch::new(settings.patience));
         let mut shared = Shared::new(&weights, device, settings, Arc::clone(&watch))?;
         if settings.precision != Precision::Float32 {

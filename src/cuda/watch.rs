@@ -16,6 +16,9 @@ const SPIN: Duration = Duration::from_micros(300);
 /// Between two looks after that.
 const NAP: Duration = Duration::from_micros(50);
 
+/// Whether a device of the process hangs.
+static ANY_HANGS: AtomicBool = AtomicBool::new(false);
+
 /// How long a device may take for a batch, and whether it once took longer. What a device that hangs may still write to is
 /// never freed, and nothing waits for it again: memory, modules and the context are leaked, since giving them back waits.
 pub(super) struct Watch {
@@ -30,6 +33,16 @@ impl Watch {
 
     pub(super) fn hangs(&self) -> bool {
         self.hangs.load(Ordering::Acquire)
+    }
+
+    /// Whether this device or another one of the process hangs: what belongs to all of them is not freed then.
+    pub(super) fn any_hangs(&self) -> bool {
+        self.hangs() || ANY_HANGS.load(Ordering::Acquire)
+    }
+
+    fn give_up(&self) {
+        self.hangs.store(true, Ordering::Release);
+        ANY_HANGS.store(true, Ordering::Release);
     }
 
     /// Waits for the work on `stream` before `event`, which was recorded there.
@@ -55,7 +68,7 @@ impl Watch {
         while !event.try_is_complete().map_err(&failed)? {
             match begin.elapsed() {
                 waited if waited >= self.patience => {
-                    self.hangs.store(true, Ordering::Release);
+                    self.give_up();
                     return Err(Error::DeviceLost(format!(
                         "the device did not finish a batch within {} s; what was finished before is good, run the rest \
                          again, with --patience SECONDS if the device is only slow",
@@ -77,7 +90,7 @@ impl Watch {
         // SAFETY: the stream is alive as long as the reference.
         while !self.hangs() && unsafe { sys::cuStreamQuery(stream.cu_stream()) } == CUresult::CUDA_ERROR_NOT_READY {
             if begin.elapsed() >= self.patience.saturating_mul(SLOTS as u32) {
-                self.hangs.store(true, Ordering::Release);
+                self.give_up();
             }
             thread::sleep(NAP);
         }

@@ -14,7 +14,7 @@ use crate::weights::Weights;
 /// What computing in float32 takes; on the device only once an image needs it.
 pub(super) struct Wide {
     device: CudaDevice,
-    weights: Weights,
+    weights: Arc<Weights>,
     settings: Settings,
     /// The device's, which hangs as a whole.
     watch: Arc<Watch>,
@@ -22,7 +22,7 @@ pub(super) struct Wide {
 }
 
 impl Wide {
-    pub(super) fn new(device: &CudaDevice, weights: Weights, settings: Settings, watch: Arc<Watch>) -> Self {
+    pub(super) fn new(device: &CudaDevice, weights: Arc<Weights>, settings: Settings, watch: Arc<Watch>) -> Self {
         // One image: cuBLASLt has nothing to offer.
         let settings = Settings { precision: Precision::Float32, fc: Some(Fc::Own), ..settings };
         Wide { device: device.clone(), weights, settings, watch, session: Mutex::new(None) }
