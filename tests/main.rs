@@ -16,6 +16,7 @@ mod kernels;
 mod model;
 mod mutations;
 mod net;
+mod parallel;
 mod pipeline;
 mod testdata;
 mod traffic;
