@@ -1,5 +1,5 @@
-//! Devices made of nothing: each image's score is its first byte as the device has it, after which every call goes right or
-//! wrong as asked for.
+//! Devices made of nothing: an image's class is the device's number, its score the first byte of the batch as the device has
+//! it. Every call goes right or wrong as asked for.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -50,6 +50,7 @@ struct Fake {
 
 struct State {
     name: String,
+    number: usize,
     fault: Option<Fault>,
     calls: Vec<Call>,
     fails: bool,
@@ -81,7 +82,7 @@ pub fn devices(depths: &[usize], faults: &[Fault]) -> Vec<(String, Box<dyn Backe
     let device = |(number, depth): (usize, &usize)| {
         let name = format!("fake:{number}");
         let fault = faults.iter().find(|fault| fault.device == number).copied();
-        let state = State { name: name.clone(), fault, calls: vec![], fails: false, hangs: false };
+        let state = State { name: name.clone(), number, fault, calls: vec![], fails: false, hangs: false };
         let fake = Fake { state: Arc::new(Mutex::new(state)), depth: *depth };
         (name, Box::new(fake) as Box<dyn Backend>)
     };
@@ -167,9 +168,10 @@ impl Pipeline for FakePipeline {
         if self.under_way.is_empty() {
             return Ok(None);
         }
-        self.state.lock().unwrap().call(Call::Collect)?;
+        let mut state = self.state.lock().unwrap();
+        state.call(Call::Collect)?;
         let (pixels, slot) = self.under_way.pop_front().unwrap();
-        let predictions = vec![Prediction { index: 0, score: f32::from(self.slots[slot]) }];
+        let predictions = vec![Prediction { index: state.number, score: f32::from(self.slots[slot]) }];
         let scored = vec![Scored { predictions, precision: Precision::Float32, finite: true }; IMAGES];
         Ok(Some(Done { pixels, scored }))
     }
