@@ -18,7 +18,7 @@ fn emulated(criterion: &mut Criterion) {
     group.sample_size(10);
     for precision in [Precision::Float16, Precision::Float32] {
         let checkpoint = seeded::checkpoint(variant, 0).expect("published widths fit");
-        let options = Options { device: Device::Cuda(0), precision, ..Options::default() };
+        let options = Options { device: Device::Cuda(vec![0]), precision, ..Options::default() };
         let model = Model::from_checkpoint(checkpoint, &options).expect("the emulated device takes it");
         let mut session = model.session(1, &[]).expect("memory for one image");
         group.bench_function(precision.name(), |b| {

@@ -16,6 +16,12 @@ pub trait Backend: Send + Sync {
     /// The device in words, for the user.
     fn description(&self) -> String;
 
+    /// What was given up since the start while the rest goes on, and why, in words for the user: of several devices those
+    /// that failed.
+    fn given_up(&self) -> Vec<String> {
+        vec![]
+    }
+
     /// Buffers for `plan` on this device.
     ///
     /// # Errors

@@ -3,16 +3,20 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+#[cfg(feature = "cuda")]
+use std::{panic::resume_unwind, sync::Arc, thread};
 
 use rayon::prelude::*;
 
 use crate::backend::{Activation, Backend, Done, Holding, Input, Pipeline, Prediction, Score, Scored, Session};
 use crate::cpu::{CpuBackend, CpuTowers};
 #[cfg(feature = "cuda")]
-use crate::cuda::{CudaBackend, CudaDevice, Settings};
+use crate::cuda::{CudaBackend, CudaDevice, Settings, Towers};
 use crate::image::{self, DecodeOptions};
 use crate::net::{Network, Variant};
-use crate::options::{Device, Fc, Options, Precision, Split};
+use crate::options::{Device, Fc, Options, Precision, Split, check_ordinals};
+#[cfg(feature = "cuda")]
+use crate::parallel::Parallel;
 use crate::pixels::Pixels;
 use crate::plan::Plan;
 use crate::weights::{Checkpoint, Weights, imagenet1k_v1, seeded};
@@ -127,6 +131,11 @@ impl Model {
     /// Why [`Device::Auto`] took the CPU, where it did.
     pub fn fallback(&self) -> Option<&str> {
         self.fallback.as_deref()
+    }
+
+    /// What was given up while the rest went on, and why: of several devices those that failed, in that order.
+    pub fn given_up(&self) -> Vec<String> {
+        self.backend.given_up()
     }
 
     /// Buffers for running up to `batch` images at once, keeping the outputs of the layers named in `keep`.
@@ -357,8 +366,9 @@ enum OpenDevice {
     },
     #[cfg(feature = "cuda")]
     Cuda {
-        device: CudaDevice,
+        devices: Vec<CudaDevice>,
         settings: Settings,
+        split: Option<Split>,
     },
 }
 
@@ -378,7 +388,7 @@ impl OpenDevice {
             (_, true) => "a split between two GPUs".into(),
             _ => format!("{}{}", if options.deterministic { "deterministic " } else { "" }, precision.name()),
         };
-        match options.device {
+        match &options.device {
             Device::Cpu if cublaslt => {
                 Err(Error::Usage("the CPU has no use for cuBLASLt; leave that out, or say --device cuda".into()))
             }
@@ -389,8 +399,8 @@ impl OpenDevice {
             Device::Cpu => Err(Error::Usage(format!(
                 "the CPU computes in float32, not {asked}; leave that out, or say --device cuda"
             ))),
-            Device::Cuda(ordinal) => Ok((Self::cuda(ordinal, options)?, None)),
-            Device::Auto => match Self::cuda(0, options) {
+            Device::Cuda(ordinals) => Ok((Self::cuda(ordinals, options)?, None)),
+            Device::Auto => match Self::cuda(&[0], options) {
                 Ok(device) => Ok((device, None)),
                 Err(Error::Device(reason)) if cpu_computes => Ok((cpu, Some(reason))),
                 Err(Error::Device(reason)) => {
@@ -402,16 +412,28 @@ impl OpenDevice {
     }
 
     #[cfg(feature = "cuda")]
-    fn cuda(ordinal: usize, options: &Options) -> Result<Self> {
-        let &Options { precision, deterministic, fc, patience, .. } = options;
+    fn cuda(ordinals: &[usize], options: &Options) -> Result<Self> {
+        let &Options { precision, deterministic, fc, patience, split, .. } = options;
+        check_ordinals(ordinals)?;
+        let ordinals = match (split, ordinals) {
+            (Some(Split::TwoGpu), [0]) => &[0, 1],
+            (Some(Split::TwoGpu), ordinals) if ordinals.len() != 2 => {
+                return Err(Error::Usage("a split between two GPUs takes two devices: say --device cuda:0,1".into()));
+            }
+            _ => ordinals,
+        };
         let patience = patience.unwrap_or(Settings::default().patience);
-        let device = CudaDevice::open(ordinal)?;
-        device.load(precision)?; // a device whose driver refuses the kernels is no device
-        Ok(OpenDevice::Cuda { device, settings: Settings { precision, deterministic, fc, patience } })
+        let devices = on_each(ordinals, |&ordinal| {
+            let device = CudaDevice::open(ordinal)?;
+            device.load(precision)?; // a device whose driver refuses the kernels is no device
+            Ok(device)
+        })?;
+        Ok(OpenDevice::Cuda { devices, settings: Settings { precision, deterministic, fc, patience }, split })
     }
 
     #[cfg(not(feature = "cuda"))]
-    fn cuda(_: usize, _: &Options) -> Result<Self> {
+    fn cuda(ordinals: &[usize], _: &Options) -> Result<Self> {
+        check_ordinals(ordinals)?;
         Err(Error::Device("built without the feature cuda; build with it, or say --device cpu".into()))
     }
 
@@ -420,7 +442,37 @@ impl OpenDevice {
             OpenDevice::Cpu { threads, towers: true } => Ok(Box::new(CpuTowers::new(weights, threads)?)),
             OpenDevice::Cpu { threads, towers: false } => Ok(Box::new(CpuBackend::new(weights, threads)?)),
             #[cfg(feature = "cuda")]
-            OpenDevice::Cuda { device, settings } => Ok(Box::new(CudaBackend::new(weights, &device, settings)?)),
+            OpenDevice::Cuda { devices, settings, split } => {
+                let weights = Arc::new(weights);
+                if let (Some(Split::TwoGpu), [first, second]) = (split, &devices[..]) {
+                    return Ok(Box::new(CudaBackend::split(weights, Towers::TwoGpu(first, second), settings)?));
+                }
+                let upload = |device: &CudaDevice| {
+                    let weights = Arc::clone(&weights);
+                    let backend = match split {
+                        None => CudaBackend::new(weights, device, settings)?,
+                        Some(_) => CudaBackend::split(weights, Towers::TwoStream(device), settings)?,
+                    };
+                    Ok((device.to_string(), Box::new(backend) as Box<dyn Backend>))
+                };
+                let mut backends = on_each(&devices, upload)?;
+                match backends.len() {
+                    1 => Ok(backends.remove(0).1),
+                    _ => Ok(Box::new(Parallel::new(backends))),
+                }
+            }
         }
     }
+}
+
+/// What `make` makes of every item, of several on a thread each.
+#[cfg(feature = "cuda")]
+fn on_each<T: Sync, U: Send>(items: &[T], make: impl Fn(&T) -> Result<U> + Sync) -> Result<Vec<U>> {
+    if let [item] = items {
+        return Ok(vec![make(item)?]);
+    }
+    thread::scope(|scope| {
+        let threads: Vec<_> = items.iter().map(|item| scope.spawn(|| make(item))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    })
 }

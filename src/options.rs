@@ -35,15 +35,16 @@ pub struct Options {
 }
 
 /// Where a model runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Device {
     /// The best device there is.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// The CUDA device with this number.
-    Cuda(usize),
+    /// The CUDA devices with these numbers, each named once. Of several each computes whole batches, in turn, see
+    /// [`parallel`](crate::parallel).
+    Cuda(Vec<usize>),
 }
 
 impl FromStr for Device {
@@ -51,17 +52,33 @@ impl FromStr for Device {
 
     fn from_str(text: &str) -> Result<Self> {
         match text {
-            "auto" => Ok(Device::Auto),
-            "cpu" => Ok(Device::Cpu),
-            "cuda" => Ok(Device::Cuda(0)),
-            _ => {
-                let ordinal = text.strip_prefix("cuda:").and_then(|n| n.parse().ok());
-                ordinal
-                    .map(Device::Cuda)
-                    .ok_or_else(|| Error::Usage(format!("no device is called '{text}'; say auto, cpu, cuda or cuda:N")))
-            }
+            "auto" => return Ok(Device::Auto),
+            "cpu" => return Ok(Device::Cpu),
+            "cuda" => return Ok(Device::Cuda(vec![0])),
+            _ => (),
         }
+        const KNOWN: &str = "say auto, cpu, cuda, cuda:N or cuda:N,N";
+        let Some(list) = text.strip_prefix("cuda:") else {
+            return Err(Error::Usage(format!("no device is called '{text}'; {KNOWN}")));
+        };
+        let number = |text: &str| {
+            text.parse().map_err(|_| Error::Usage(format!("'{text}' in 'cuda:{list}' is no device's number; {KNOWN}")))
+        };
+        let ordinals = list.split(',').map(number).collect::<Result<Vec<usize>>>()?;
+        check_ordinals(&ordinals)?;
+        Ok(Device::Cuda(ordinals))
     }
+}
+
+/// Refuses a list of CUDA devices that is empty or names one twice.
+pub(crate) fn check_ordinals(ordinals: &[usize]) -> Result<()> {
+    if ordinals.is_empty() {
+        return Err(Error::Usage("a list of CUDA devices that names none; cuda:0 is the first".into()));
+    }
+    let twice = (1..ordinals.len()).find(|&index| ordinals[..index].contains(&ordinals[index]));
+    twice.map_or(Ok(()), |index| {
+        Err(Error::Usage(format!("cuda:{} is named twice; each device computes batches of its own", ordinals[index])))
+    })
 }
 
 /// What a model computes in.

@@ -47,7 +47,8 @@ impl Drop for Heap {
     }
 }
 
-// SAFETY: a part is the only one to its bytes, as a `&mut [u8]` would be; the owner is Send and Sync.
+// SAFETY: a part is the only one to its bytes, as a `&mut [u8]` would be, or is shared and not written; the owner is Send and
+// Sync.
 unsafe impl Send for Pixels {}
 // SAFETY: shared, it only gives `&[u8]`.
 unsafe impl Sync for Pixels {}
@@ -78,6 +79,14 @@ impl Pixels {
         first
     }
 
+    /// Another handle to the same bytes, which keeps their memory as well.
+    ///
+    /// # Safety
+    /// As long as somebody may look at one of the two, the other is not written to.
+    pub(crate) unsafe fn share(&self) -> Pixels {
+        Pixels { owner: Arc::clone(&self.owner), start: self.start, len: self.len }
+    }
+
     /// Puts `next` back at the end.
     ///
     /// # Panics
@@ -98,14 +107,15 @@ impl Deref for Pixels {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: initialised memory that the owner keeps, of which this part alone has these bytes.
+        // SAFETY: initialised memory that the owner keeps, of which this part alone has these bytes, or shares them with one
+        // that is not written to.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
 
 impl DerefMut for Pixels {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in deref; this borrow is the only one.
+        // SAFETY: as in deref; this borrow is the only one, and who shared the bytes sees to it that nobody looks at the others.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 }

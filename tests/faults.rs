@@ -24,27 +24,28 @@ const TOLERANCE: f64 = 0.01;
 
 /// What a child left.
 #[derive(Debug)]
-struct Ended {
-    code: i32,
-    csv: String,
-    stderr: String,
+pub struct Ended {
+    pub code: i32,
+    pub csv: String,
+    pub stderr: String,
     /// Calls by kind.
-    calls: HashMap<String, usize>,
+    pub calls: HashMap<String, usize>,
 }
 
 /// A run of `predict` on the demo, on small pictures, in float16.
 #[derive(Clone, Copy)]
-struct Case {
-    batch: usize,
-    images: usize,
-    streams: &'static str,
+pub struct Case {
+    pub device: &'static str,
+    pub batch: usize,
+    pub images: usize,
+    pub streams: &'static str,
     /// With weights by which every picture overflows float16.
-    overflows: bool,
+    pub overflows: bool,
 }
 
 /// Two slots, each used twice: the first batch runs kernel by kernel, the next two as graphs, and the last, which is less than a
 /// batch, again kernel by kernel.
-const FOUR_BATCHES: Case = Case { batch: 2, images: 7, streams: "eager", overflows: false };
+pub const FOUR_BATCHES: Case = Case { device: "cuda", batch: 2, images: 7, streams: "eager", overflows: false };
 /// Every picture is computed a second time, in float32.
 const OVERFLOWS: Case = Case { batch: 2, images: 3, overflows: true, ..FOUR_BATCHES };
 
@@ -53,10 +54,10 @@ fn file_name(picture: &str) -> String {
 }
 
 impl Case {
-    fn predict(self, extra: &[&str], environment: &[(&str, &str)]) -> Ended {
+    pub fn predict(self, extra: &[&str], environment: &[(&str, &str)]) -> Ended {
         let list: String = PICTURES[..self.images].iter().map(|picture| file_name(picture) + "\n").collect();
         let batch = self.batch.to_string();
-        let mut arguments = vec!["predict", "-", "-b", &batch, "--precision", "float16"];
+        let mut arguments = vec!["predict", "-", "-b", &batch, "--precision", "float16", "--device", self.device];
         arguments.extend(extra);
         let folder = tempfile::tempdir().unwrap();
         let checkpoint = folder.path().join("large.safetensors");
@@ -68,28 +69,28 @@ impl Case {
     }
 
     /// The run that nothing disturbs.
-    fn whole(self) -> Ended {
+    pub fn whole(self) -> Ended {
         let ended = self.predict(&[], &[]);
         assert_eq!((ended.code, ended.rows().len()), (0, self.images), "{ended:?}");
         ended
     }
 
     /// With a `CUEMU_FAULT`.
-    fn with(self, fault: &str) -> Ended {
+    pub fn with(self, fault: &str) -> Ended {
         self.predict(&[], &[("CUEMU_FAULT", fault)])
     }
 }
 
 /// A process on the emulated device, killed where it hangs.
-fn alexnet(arguments: &[&str], stdin: &str, environment: &[(&str, &str)]) -> Ended {
+pub fn alexnet(arguments: &[&str], stdin: &str, environment: &[(&str, &str)]) -> Ended {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     fs::write(path("stdin"), stdin).unwrap();
     let file = |name: &str| File::create(path(name)).unwrap();
     let mut command = Command::new(testdata::alexnet());
-    command.args(arguments).args(["--device", "cuda", "--input-size", "71"]).current_dir(testdata::path(""));
+    command.args(arguments).args(["--input-size", "71"]).current_dir(testdata::path(""));
     command.env("LD_PRELOAD", device::library()).env("CUEMU_CALLS", path("calls")).env_remove("CUDA_VISIBLE_DEVICES");
-    command.envs(environment.iter().copied());
+    command.env("CUEMU_DEVICES", "2").envs(environment.iter().copied());
     command.stdin(File::open(path("stdin")).unwrap()).stdout(file("stdout")).stderr(file("stderr"));
     let mut child = command.spawn().unwrap();
     let begin = Instant::now();
@@ -129,7 +130,7 @@ impl Ended {
     }
 
     /// Asserts that the rows are the first ones of `whole`, each once; how many.
-    fn finished(&self, whole: &Ended) -> usize {
+    pub fn finished(&self, whole: &Ended) -> usize {
         let (rows, expected) = (self.rows(), whole.rows());
         assert!(rows.len() <= expected.len(), "{self:?}");
         for (found, expected) in rows.iter().zip(&expected) {
@@ -141,18 +142,18 @@ impl Ended {
 }
 
 /// `KIND:N` for every call of the kinds that `run` makes.
-fn every_call(run: &Ended, kinds: &[&str]) -> Vec<String> {
+pub fn every_call(run: &Ended, kinds: &[&str]) -> Vec<String> {
     kinds.iter().flat_map(|kind| (1..=run.calls[*kind]).map(move |number| format!("{kind}:{number}"))).collect()
 }
 
 /// Some of `all`, evenly.
-fn spread(all: Vec<String>) -> Vec<String> {
+pub fn spread(all: Vec<String>) -> Vec<String> {
     let step = all.len().div_ceil(SPREAD);
     all.into_iter().step_by(step).collect()
 }
 
 /// Runs `check` on every item, and fails with the items that it fails on.
-fn each(items: &[String], check: impl Fn(&str) + Sync) {
+pub fn each(items: &[String], check: impl Fn(&str) + Sync) {
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(vec![]));
     thread::scope(|scope| {
         for _ in 0..THREADS {
@@ -301,7 +302,11 @@ fn the_largest_batch_that_fits() {
         rest[..end].parse().unwrap()
     };
     let summary = |batch: &str, memory: &str| {
-        let ended = alexnet(&["summary", "--precision", "float16", "-b", batch], "", &[("CUEMU_MEMORY", memory)]);
+        let ended = alexnet(
+            &["summary", "--precision", "float16", "-b", batch, "--device", "cuda"],
+            "",
+            &[("CUEMU_MEMORY", memory)],
+        );
         assert_eq!(ended.code, 0, "{ended:?}");
         ended.csv
     };

@@ -232,10 +232,26 @@ fn precisions_and_devices_that_are_not_there() {
         let model = Model::demo(&Options { precision, ..options(CPU) });
         assert_eq!(model.err().unwrap().exit_code(), 2, "{precision:?}");
     }
-    for text in ["gpu", "cuda:", "cuda:x", "CPU", ""] {
-        assert!(text.parse::<Device>().is_err(), "{text}");
+    for (text, part) in [
+        ("gpu", "'gpu'"),
+        ("CPU", "'CPU'"),
+        ("", "''"),
+        ("cuda:", "'' in 'cuda:'"),
+        ("cuda:x", "'x' in 'cuda:x'"),
+        ("cuda:0,", "'' in 'cuda:0,'"),
+        ("cuda:0, 1", "' 1' in"),
+        ("cuda:1,0,1", "cuda:1 is named twice"),
+    ] {
+        let error = text.parse::<Device>().unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains(part), "{text}: {error}");
     }
-    assert_eq!("cuda:3".parse::<Device>().unwrap(), Device::Cuda(3));
+    assert_eq!("cuda".parse::<Device>().unwrap(), Device::Cuda(vec![0]));
+    assert_eq!("cuda:3".parse::<Device>().unwrap(), Device::Cuda(vec![3]));
+    assert_eq!("cuda:2,0".parse::<Device>().unwrap(), Device::Cuda(vec![2, 0]));
+    for (ordinals, part) in [(vec![], "names none"), (vec![2, 2], "cuda:2 is named twice")] {
+        let error = Model::demo(&Options { device: Device::Cuda(ordinals), ..Options::default() }).err().unwrap();
+        assert!(error.exit_code() == 2 && error.to_string().contains(part), "{error}");
+    }
 }
 
 fn predictions_are_probabilities_best_first(on: Target) {

@@ -4,41 +4,78 @@ use std::num::NonZeroUsize;
 
 use alexnet::backend::{Backend, Input};
 use alexnet::cpu::CpuTowers;
+use alexnet::cuda::{CudaBackend, Settings, Towers};
 use alexnet::net::{Network, VARIANTS, Variant};
 use alexnet::plan::Plan;
 use alexnet::weights::{LayerWeights, Weights, seeded};
-use alexnet::{Device, Error, Model, Options, Split, Work};
+use alexnet::{Error, Model, Options, Split, Work};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::device::{self, CPU, Target, options};
 use crate::testdata;
 
+mod cuda;
+
+/// On the CPU alone: what [`cuda`] has sizes of its own for.
+mod cpu_two_stream {
+    use super::*;
+
+    #[test]
+    fn narrow_networks() {
+        check_widths(CPU, Split::TwoStream, &[16, 48, 64, 32, 24, 64, 40, 10], &[1, 3, 8]);
+    }
+
+    #[test]
+    fn towers_of_one_and_of_three_channels() {
+        check_widths(CPU, Split::TwoStream, &[2, 2, 2, 2, 2, 2, 2, 3], &[1, 5]);
+        check_widths(CPU, Split::TwoStream, &[6, 10, 6, 14, 10, 6, 22, 7], &[1, 5]);
+    }
+
+    #[test]
+    fn many_images() {
+        for size in [63, 95] {
+            let torchvision = Variant::by_name("torchvision").unwrap();
+            let network = Network::with_widths(torchvision, &[16, 48, 64, 32, 24, 64, 40, 10], size).unwrap();
+            check(CPU, Split::TwoStream, random(network), &[130]);
+        }
+    }
+}
+
 /// Stamps every named function as a test of each device and split.
 macro_rules! on_every_split {
-    ($($test:ident)*) => {
-        mod cpu_two_stream {
-            $(#[test] fn $test() { super::$test($crate::device::CPU, alexnet::Split::TwoStream) })*
+    ($($(#[$of_cuda:meta])* $test:ident)*) => {
+        on_every_split! { on_cpu_two_stream CPU TwoStream: $($test)* }
+        on_every_split! { on_cuda_f16_two_stream CUDA_F16 TwoStream: $($(#[$of_cuda])* $test)* }
+        on_every_split! { on_cuda_f16_two_gpu CUDA_F16 TwoGpu: $($(#[$of_cuda])* $test)* }
+    };
+    ($name:ident $on:ident $split:ident: $($(#[$of_cuda:meta])* $test:ident)*) => {
+        mod $name {
+            $(#[test] $(#[$of_cuda])* fn $test() { super::$test($crate::device::$on, alexnet::Split::$split) })*
         }
     };
 }
 
 on_every_split! {
-    narrow_networks
-    towers_of_one_and_of_three_channels
-    many_images
-    demo_checkpoints_label_the_samples
+    #[ignore = "eighty pictures, run by .ci/run"] demo_checkpoints_label_the_samples
     towers_are_shared_between_threads
     a_timeline_shows_where_the_towers_meet
+    plans_that_end_early
     dropout_is_refused
 }
 
 /// `weights` in two towers on `on`.
 fn towers(on: Target, split: Split, weights: Weights) -> Box<dyn Backend> {
-    match (on.device, split) {
-        (Device::Cpu, Split::TwoStream) => Box::new(CpuTowers::new(weights, 3).unwrap()),
-        _ => unreachable!("not among on_every_split's"),
+    if !on.cuda {
+        return Box::new(CpuTowers::new(weights, 3).unwrap());
     }
+    let settings = Settings { precision: on.precision, fc: on.fc, ..Settings::default() };
+    let second = device::second();
+    let towers = match (split, &second) {
+        (Split::TwoGpu, Some(second)) => Towers::TwoGpu(device::cuda(), second),
+        _ => Towers::TwoStream(device::cuda()),
+    };
+    Box::new(CudaBackend::split(weights, towers, settings).unwrap())
 }
 
 /// Random weights that keep activations of the order of 1.
@@ -100,23 +137,6 @@ fn check_widths(on: Target, split: Split, widths: &[usize; 8], batches: &[usize]
     }
 }
 
-fn narrow_networks(on: Target, split: Split) {
-    check_widths(on, split, &[16, 48, 64, 32, 24, 64, 40, 10], &[1, 3, 8]);
-}
-
-fn towers_of_one_and_of_three_channels(on: Target, split: Split) {
-    check_widths(on, split, &[2, 2, 2, 2, 2, 2, 2, 3], &[1, 5]);
-    check_widths(on, split, &[6, 10, 6, 14, 10, 6, 22, 7], &[1, 5]);
-}
-
-fn many_images(on: Target, split: Split) {
-    for size in [63, 95] {
-        let torchvision = Variant::by_name("torchvision").unwrap();
-        let network = Network::with_widths(torchvision, &[16, 48, 64, 32, 24, 64, 40, 10], size).unwrap();
-        check(on, split, random(network), &[130]);
-    }
-}
-
 /// The published widths, with one image and with enough for a GEMM.
 #[test]
 #[ignore = "half a minute for six full-size networks, run by .ci/run"]
@@ -132,7 +152,7 @@ fn demo_checkpoints_label_the_samples(on: Target, split: Split) {
     for (checkpoint, recorded) in expected.as_object().unwrap() {
         let path = testdata::path(&format!("samples/{checkpoint}"));
         let model = Model::load(&path, &Options { split: Some(split), ..options(on) }).unwrap();
-        assert!(model.device().contains("two towers"), "{}", model.device());
+        assert!(model.device().contains("two "), "{}", model.device());
         let pictures = recorded["pictures"].as_object().unwrap();
         let file = |name: &String| testdata::path(&name.replace("samples/", "samples/shapes/"));
         let files: Vec<_> = pictures.keys().map(file).collect();
@@ -189,15 +209,18 @@ fn a_timeline_shows_where_the_towers_meet(on: Target, split: Split) {
             end = span.end;
             match &span.work {
                 Work::Layers(names) => layers.push(names.clone()),
-                Work::Join { layer, bytes } => found.push((*layer, bytes / (3 * size_of::<f32>()), layers.len())),
+                Work::Join { layer, bytes } => found.push((*layer, bytes / (3 * on.element().bytes()), layers.len())),
             }
         }
+        // On a GPU the second one waits for the first to begin, and on the same one has its input from there.
+        found.retain(|&(_, values, _)| values > 0);
+        let shared = usize::from(tower == 1 && on.cuda && split == Split::TwoStream);
         // Each join is just before its layer.
-        assert!(found.iter().all(|&(layer, _, place)| steps[place][0] == layer), "{found:?}");
+        assert!(found.iter().all(|&(layer, _, place)| steps[place + shared][0] == layer), "{found:?}");
         let found: Vec<_> = found.into_iter().map(|(layer, values, _)| (layer, values)).collect();
         match tower {
             0 => assert_eq!((layers, found), (steps.clone(), [&joins[..], &[("fc8", 20)]].concat())),
-            _ => assert_eq!((layers, found), (before.to_vec(), joins.clone())),
+            _ => assert_eq!((&layers[..], found), (&before[shared..], joins.clone())),
         }
         assert!(end > Default::default() && end <= timeline.total());
     }
@@ -263,15 +286,14 @@ fn what_cannot_be_split_is_refused_when_it_is_loaded() {
     assert!(["conv3", "5"].iter().all(|part| error.to_string().contains(part)), "{error}");
 }
 
-#[test]
-fn plans_that_end_early() {
+fn plans_that_end_early(on: Target, split: Split) {
     // With fc7, of which the towers have halves, and would need the whole.
     let torchvision = Variant::by_name("torchvision").unwrap();
     let even = Network::with_widths(torchvision, &[4, 4, 4, 4, 4, 4, 4, 3], 63).unwrap();
     let mut plan = Plan::new(&even, 1, &[]).unwrap();
     plan.steps.pop();
     plan.steps.last_mut().unwrap().logits = true;
-    let towers = CpuTowers::new(random(even.clone()), 2).unwrap();
+    let towers = towers(on, split, random(even.clone()));
     let error = towers.session(plan.clone()).err().unwrap();
     assert!(matches!(error, Error::Usage(_)) && error.to_string().contains("fc7"), "{error:?}");
 
@@ -279,8 +301,8 @@ fn plans_that_end_early() {
     plan.steps.truncate(9);
     plan.steps[8].logits = true;
     assert_eq!(plan.steps[8].layers[0], "pool5");
-    let whole = device::backend(CPU, random(even));
-    let [expected, found] = [&*whole, &towers].map(|backend| {
+    let whole = device::backend(on, random(even));
+    let [expected, found] = [whole, towers].map(|backend| {
         let mut session = backend.session(plan.clone()).unwrap();
         session.run(Input::Pixels(&pixels(1, 63))).unwrap();
         session.logits().unwrap().to_vec()

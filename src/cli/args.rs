@@ -30,7 +30,7 @@ pub struct ModelArgs {
 /// Where and how to run it.
 #[derive(Args)]
 pub struct DeviceArgs {
-    /// auto, cpu, cuda or cuda:N.
+    /// auto, cpu, cuda, cuda:N, or cuda:N,N,..: several GPUs, which take batches in turn.
     #[arg(long, default_value = "auto")]
     pub device: Device,
     /// What to compute in.
@@ -109,7 +109,7 @@ impl ModelArgs {
     pub fn load(&self, device: &DeviceArgs, labels: Option<PathBuf>) -> Result<Model> {
         let options = Options {
             variant: self.model,
-            device: device.device,
+            device: device.device.clone(),
             precision: device.precision,
             deterministic: device.deterministic,
             fc: device.fc,

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::args::{DecodeArgs, DeviceArgs, ModelArgs, seconds, threads};
 use super::runner::Runner;
 use super::statistics::Latency;
-use super::{Outcome, note, print};
+use super::{Outcome, note, note_given_up, print};
 
 /// Run before anything is counted.
 const WARM_UP: Duration = Duration::from_millis(200);
@@ -150,6 +150,7 @@ impl<'a> Inputs<'a> {
 
 /// Batches of the same pictures, one after another.
 fn in_memory(model: &Model, mode: Mode, batch_size: usize, duration: Duration) -> Result<Measurement> {
+    let mut told = model.given_up().len();
     let mut pipeline = model.pipeline(batch_size, 1, Score::Prob)?;
     let size = model.network().input_size;
     let depth = if matches!(mode, Mode::Latency) { 1 } else { pipeline.depth() };
@@ -189,6 +190,7 @@ fn in_memory(model: &Model, mode: Mode, batch_size: usize, duration: Duration) -
         seconds.push(begin.elapsed().as_secs_f64());
     }
     let elapsed = begin.elapsed();
+    note_given_up(model, &mut told);
     Ok(measurement(mode, batch_size, &seconds, elapsed, seconds.len() * batch_size, 0))
 }
 

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use alexnet::{Error, Result};
+use alexnet::{Error, Model, Result};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -85,6 +85,14 @@ pub fn main() -> ExitCode {
 /// A line on stderr. One that cannot be written there has nowhere else to go.
 fn note(line: &str) {
     let _ = writeln!(io::stderr(), "alexnet: {line}");
+}
+
+/// A line on stderr for every device that was given up since the last time; `told` counts them.
+fn note_given_up(model: &Model, told: &mut usize) {
+    for reason in model.given_up().iter().skip(*told) {
+        note(reason);
+        *told += 1;
+    }
 }
 
 /// Writes all of `text` to stdout.

@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use alexnet::input::{Fed, Feed, Row};
 use alexnet::{Done, Error, Model, Pipeline, Pixels, Result, Score, Scored};
 
-use super::note;
+use super::{note, note_given_up};
 
-/// Batch buffers of a run: one that is computed, one that is copied to the device, one that is decoded into.
-const BUFFERS: usize = 3;
+/// Batch buffers of a run at least, so that decoders work ahead of a pipeline that takes one batch at a time.
+const LEAST_BUFFERS: usize = 3;
 
 /// Runs batches in pieces of at most its own size, which it halves when memory runs out; results come out in order.
 pub struct Runner<'a> {
@@ -24,6 +24,8 @@ pub struct Runner<'a> {
     waiting: VecDeque<Pixels>,
     /// Batches as they were submitted, oldest first.
     batches: VecDeque<Batch>,
+    /// Devices whose end was told.
+    told: usize,
 }
 
 /// A batch, of which a part may have come out.
@@ -48,18 +50,21 @@ impl<'a> Runner<'a> {
             under_way: 0,
             waiting: VecDeque::new(),
             batches: VecDeque::new(),
+            told: model.given_up().len(),
         };
         runner.open()?;
         Ok(runner)
     }
 
-    /// Memory for batches of the runner's size, which is halved where there is not as much.
+    /// Memory for batches of the runner's size, which is halved where there is not as much: for those that are under way and
+    /// one that is decoded.
     ///
     /// # Errors
     /// Those of the device.
     pub fn buffers(&mut self) -> Result<Vec<Pixels>> {
         loop {
-            match (0..BUFFERS).map(|_| self.model.pixels(self.batch)).collect() {
+            let depth = self.pipeline.as_ref().map_or(0, |pipeline| pipeline.depth());
+            match (0..LEAST_BUFFERS.max(depth + 1)).map(|_| self.model.pixels(self.batch)).collect() {
                 Err(Error::DeviceMemory(reason)) => self.shrink(reason)?,
                 other => return other,
             }
@@ -73,6 +78,7 @@ impl<'a> Runner<'a> {
     /// Those of the device, and of `take`.
     pub fn run(&mut self, feed: &mut Feed, take: impl FnMut(&[Row], &[Scored]) -> Result<()>) -> Result<()> {
         let done = self.run_all(feed, take);
+        note_given_up(self.model, &mut self.told);
         if done.is_err() {
             self.pipeline = None; // before the feed's memory, which would wait for a device that hangs
         }
@@ -91,6 +97,7 @@ impl<'a> Runner<'a> {
             }
             while self.is_full() || idle {
                 let Some(done) = self.collect()? else { break };
+                note_given_up(self.model, &mut self.told);
                 feed.give_back(done.pixels);
                 take(&rows.pop_front().expect("rows for every batch"), &done.scored)?;
             }

@@ -91,13 +91,11 @@ impl Gpu {
             let rules = Rules { precision, multiprocessors: self.multiprocessors as usize, deterministic, fc };
             return explain(network, images, &rules).map(Some);
         }
-        let ordinal = match self.device {
+        let ordinal = match &self.device {
             None => return Ok(None),
-            Some(Device::Cuda(ordinal)) => ordinal,
+            Some(Device::Cuda(ordinals)) if ordinals.len() == 1 => ordinals[0],
             Some(_) => {
-                return Err(Error::Usage(
-                    "summary tells the memory of a GPU alone: say --device cuda or cuda:N".into(),
-                ));
+                return Err(Error::Usage("summary tells the memory of one GPU: say --device cuda or cuda:N".into()));
             }
         };
         let device = CudaDevice::open(ordinal)?;

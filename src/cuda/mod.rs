@@ -84,12 +84,13 @@ pub struct CudaBackend {
 }
 
 impl CudaBackend {
-    /// Uploads `weights`.
+    /// Uploads `weights`, which several devices may share.
     ///
     /// # Errors
     /// [`Error::Usage`] for a weight that the precision cannot hold, and for cuBLASLt with `deterministic`;
     /// [`Error::DeviceMemory`] where the device lacks memory, [`Error::Device`] where cuBLASLt was asked for and cannot be used.
-    pub fn new(weights: Weights, device: &CudaDevice, settings: Settings) -> Result<Self> {
+    pub fn new(weights: impl Into<Arc<Weights>>, device: &CudaDevice, settings: Settings) -> Result<Self> {
+        let weights = weights.into();
         let watch = Arc::new(Watch::new(settings.patience));
         let mut part = Shared::new(&weights, None, device, settings, Arc::clone(&watch))?;
         part.wide = Wide::beside(device, weights, settings, watch);
@@ -101,7 +102,8 @@ impl CudaBackend {
     ///
     /// # Errors
     /// Those of [`new`](Self::new); [`Error::Usage`] for a network that cannot be split, and for cuBLASLt.
-    pub fn split(weights: Weights, devices: Towers<'_>, settings: Settings) -> Result<Self> {
+    pub fn split(weights: impl Into<Arc<Weights>>, devices: Towers<'_>, settings: Settings) -> Result<Self> {
+        let weights = weights.into();
         if settings.fc == Some(Fc::CublasLt) {
             return Err(Error::Usage(
                 "cuBLASLt sums in another order for half of a layer, so that a split network would not give the whole one's \

@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use cudarc::driver::sys::CUresult;
+use cudarc::driver::sys::{CU_MEMHOSTALLOC_PORTABLE, CUresult};
 use cudarc::driver::{CudaContext, DriverError, result};
 
 use super::failed;
@@ -11,7 +11,7 @@ use super::watch::Watch;
 use crate::pixels::Memory;
 use crate::{Error, Result};
 
-/// Page-locked bytes, zero at first.
+/// Page-locked bytes, zero at first, to all devices of the process.
 pub(super) struct Pinned {
     bytes: NonNull<[u8]>,
     context: Arc<CudaContext>,
@@ -35,7 +35,7 @@ impl Pinned {
         };
         context.bind_to_thread().map_err(refused)?;
         // SAFETY: the context is current.
-        let start = unsafe { result::malloc_host(len.max(1), 0) }.map_err(refused)?;
+        let start = unsafe { result::malloc_host(len.max(1), CU_MEMHOSTALLOC_PORTABLE) }.map_err(refused)?;
         let start = NonNull::new(start.cast::<u8>()).expect("the driver gave memory");
         // SAFETY: `len` bytes that nobody else has.
         unsafe { start.write_bytes(0, len) };
@@ -56,8 +56,8 @@ unsafe impl Memory for Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // Freeing waits for the device.
-        if !self.watch.hangs() && self.context.bind_to_thread().is_ok() {
+        // Freeing waits for the device, and for others that have copied from here.
+        if !self.watch.any_hangs() && self.context.bind_to_thread().is_ok() {
             // SAFETY: it came from malloc_host, and this is its end; no copy is under way, as its users see to. A failure
             // would leave it allocated until the process ends.
             let _ = unsafe { result::free_host(self.bytes.as_ptr().cast()) };

@@ -118,6 +118,17 @@ impl Steps {
         let Shared { network, rules, watch, .. } = &*parts[0];
         let watch = Arc::clone(watch);
         let plans = by_device(network, &plan, rules, *split)?;
+        for (plan, part) in plans.iter().flatten().zip(parts) {
+            for step in &plan.steps {
+                let width = |weights: usize| part.layers.get(weights).map(|layer| layer.bias.len());
+                if step.weights().is_some_and(|weights| width(weights) != Some(step.output.c)) {
+                    let layer = step.layers[0];
+                    return Err(Error::Usage(format!(
+                        "a plan that ends with {layer} has no two towers in this network"
+                    )));
+                }
+            }
+        }
         let plan = as_run(network, plan, rules);
         let most = most_images(&plan);
         if plan.batch > most {

@@ -17,6 +17,9 @@ const SPIN: Duration = Duration::from_micros(300);
 /// Between two looks after that.
 const NAP: Duration = Duration::from_micros(50);
 
+/// Whether a device of the process hangs.
+static ANY_HANGS: AtomicBool = AtomicBool::new(false);
+
 /// How long a device may take for a batch, and whether it once took longer. What a device that hangs may still write to is
 /// never freed, and nothing waits for it again: memory, modules and the context are leaked, since giving them back waits.
 pub(super) struct Watch {
@@ -31,6 +34,16 @@ impl Watch {
 
     pub(super) fn hangs(&self) -> bool {
         self.hangs.load(Ordering::Acquire)
+    }
+
+    /// Whether this device or another one of the process hangs: what belongs to all of them is not freed then.
+    pub(super) fn any_hangs(&self) -> bool {
+        self.hangs() || ANY_HANGS.load(Ordering::Acquire)
+    }
+
+    fn give_up(&self) {
+        self.hangs.store(true, Ordering::Release);
+        ANY_HANGS.store(true, Ordering::Release);
     }
 
     /// Waits for the work on `stream` before `event`, which was recorded there, and which itself waits for what is on `others`,
@@ -66,7 +79,7 @@ impl Watch {
             }
             match begin.elapsed() {
                 waited if waited >= self.patience => {
-                    self.hangs.store(true, Ordering::Release);
+                    self.give_up();
                     return Err(Error::DeviceLost(format!(
                         "the device did not finish a batch within {} s; what was finished before is good, run the rest \
                          again, with --patience SECONDS if the device is only slow",
@@ -86,7 +99,7 @@ impl Watch {
         let begin = Instant::now();
         while !self.hangs() && matches!(is_idle(stream), Ok(false)) {
             if begin.elapsed() >= self.patience.saturating_mul(SLOTS as u32) {
-                self.hangs.store(true, Ordering::Release);
+                self.give_up();
             }
             thread::sleep(NAP);
         }

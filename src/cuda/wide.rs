@@ -15,7 +15,7 @@ use crate::weights::Weights;
 /// What computing in float32 takes; on the device only once an image needs it.
 pub(super) struct Wide {
     device: CudaDevice,
-    weights: Weights,
+    weights: Arc<Weights>,
     settings: Settings,
     /// The device's, which hangs as a whole.
     watch: Arc<Watch>,
@@ -24,7 +24,12 @@ pub(super) struct Wide {
 
 impl Wide {
     /// For what the settings' precision cannot hold; `None` in float32.
-    pub(super) fn beside(device: &CudaDevice, weights: Weights, settings: Settings, watch: Arc<Watch>) -> Option<Self> {
+    pub(super) fn beside(
+        device: &CudaDevice,
+        weights: Arc<Weights>,
+        settings: Settings,
+        watch: Arc<Watch>,
+    ) -> Option<Self> {
         if settings.precision == Precision::Float32 {
             return None;
         }

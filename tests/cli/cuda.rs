@@ -79,3 +79,12 @@ fn a_batch_that_does_not_fit_is_halved() {
     assert_eq!(columns(&run.expect(0)), columns(&all));
     predict("1000000").refuse(5, &["memory", "--batch-size"]);
 }
+
+/// What cannot be made sense of in a list of devices is refused before any is opened.
+#[test]
+fn lists_of_devices() {
+    let refused = |arguments: &[&str], part: &str| alexnet(arguments).refuse(2, &[part]);
+    refused(&["predict", "samples/shapes/star", "--device", "cuda:0,0"], "cuda:0 is named twice");
+    refused(&["predict", "samples/shapes/star", "--device", "cuda:0,b"], "'b' in 'cuda:0,b' is no device's number");
+    refused(&["summary", "--device", "cuda:0,1"], "one GPU");
+}

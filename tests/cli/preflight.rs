@@ -30,6 +30,7 @@ fn devices_that_cannot_be_used() {
     refused("cuda", &[("CUEMU_STUB", "1")], &["stub", "LD_LIBRARY_PATH"]);
     refused("cuda", &[("CUEMU_DEVICES", "0")], &["no GPU", "nvidia-smi"]);
     refused("cuda:1", &[], &["no CUDA device 1", "found 1"]);
+    refused("cuda:0,1", &[], &["no CUDA device 1", "found 1"]);
     refused("cuda", &[("CUEMU_DRIVER_VERSION", "11080")], &["too old", "found CUDA 11.8", "needed 12.0", "525"]);
     refused("cuda", &[("CUEMU_COMPUTE_CAPABILITY", "7.5")], &["compute capability 7.5", "needed 8.0"]);
     refused("cuda", &[("CUEMU_MEMORY", "100000")], &["memory", "--batch-size"]);

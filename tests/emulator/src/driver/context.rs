@@ -93,6 +93,12 @@ impl Context {
         queues.iter().rev().for_each(|queue| queue.end().force());
     }
 
+    /// Waits for ever where a stream of the context hangs.
+    pub fn wait_if_it_hangs(&self) {
+        let queues = lock(&self.queues).clone();
+        queues.iter().map(|queue| queue.end()).filter(|end| end.hangs()).for_each(|end| end.force());
+    }
+
     /// # Errors
     /// The fault, once reported.
     pub fn check(&self) -> Outcome {

@@ -64,18 +64,20 @@ fn allocate(address: &Out<usize>, bytes: usize) -> Outcome {
     Ok(())
 }
 
-/// Takes page-locked memory off the list, once its context does no more with it.
+/// Takes page-locked memory off the list, once its context does no more with it. Other contexts' work must be waited for by
+/// the program, but where it never ends this doesn't either: a driver may wait for every device that the memory is mapped on.
 ///
 /// # Errors
 /// `error` for what doesn't start such memory, allocated here (`owned`) or not.
 fn release(address: usize, owned: bool, error: Code) -> Outcome {
     capture::forbid_unsafe()?;
-    let context = {
+    let (context, contexts) = {
         let driver = driver()?;
         let found = driver.pinned.get(&address).filter(|pinned| pinned.owned.is_some() == owned).ok_or(error)?;
-        driver.contexts.get(found.context)?
+        (driver.contexts.get(found.context)?, driver.contexts.0.values().cloned().collect::<Vec<_>>())
     };
     context.finish();
+    contexts.iter().for_each(|context| context.wait_if_it_hangs());
     driver()?.pinned.remove(&address);
     Ok(())
 }
@@ -92,7 +94,7 @@ exports! {
         allocate(&address, bytes)
     }
 
-    /// Waits for the memory's context, as a driver's does.
+    /// Waits for the memory's context, as a driver's does, and for every one that hangs, as a driver's may.
     fn cuMemFreeHost(address: usize) {
         release(address, true, Code::INVALID_VALUE)
     }

@@ -241,6 +241,29 @@ fn hanging() {
     }
 }
 
+/// Page-locked memory is every device's: to free it is to wait for one that hangs, whichever that is.
+#[test]
+fn hanging_elsewhere() {
+    in_child("driver::inject::hanging_elsewhere", &[("CUEMU_DEVICES", "2")], || {
+        let (context, elsewhere) = (CudaContext::new(0).unwrap(), CudaContext::new(1).unwrap());
+        let free = |memory: &Pinned| {
+            let address = memory.slice().as_mut_ptr() as usize;
+            // SAFETY: nothing uses it any more.
+            move || unsafe { result::free_host(address as _) }.unwrap()
+        };
+        let (first, second) = (Pinned::new(&context, &[0.0]), Pinned::new(&context, &[0.0]));
+        assert!(!blocks(&context, free(&first)));
+        let stream = elsewhere.new_stream().unwrap();
+        let values = stream.clone_htod(&[1.0f32]).unwrap();
+        let add = function(&elsewhere, "add");
+        next("launch", "hang");
+        queue_add(&stream, &add, &values, 1.0);
+        assert!(!blocks(&context, || result::ctx::synchronize().unwrap()));
+        assert!(blocks(&context, free(&second)));
+        std::mem::forget((values, add, stream, elsewhere));
+    });
+}
+
 fn raw_address(values: &CudaSlice<f32>, stream: &Arc<cudarc::driver::CudaStream>) -> u64 {
     cudarc::driver::DevicePtr::device_ptr(values, stream).0
 }

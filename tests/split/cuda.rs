@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use alexnet::backend::{Backend, Work};
+use alexnet::backend::Backend;
 use alexnet::cuda::{CudaBackend, Settings, Towers};
 use alexnet::net::{Network, Parameter, VARIANTS, Variant};
 use alexnet::plan::Plan;
@@ -159,7 +159,7 @@ fn sums_are_in_the_order_of_the_whole_network() {
 
 /// A tensor in place of pixels goes to both devices.
 #[test]
-fn towers_take_tensors() {
+fn tensors_go_to_both() {
     let (weights, _) = drawn(Variant::by_name("caffe").unwrap(), &WIDTHS[0], 1);
     let plan = Plan::new(weights.network(), 2, &["pool2"]).unwrap();
     let mut rng = ChaCha8Rng::seed_from_u64(3);
@@ -175,7 +175,7 @@ fn towers_take_tensors() {
 #[test]
 fn weights_are_halved() {
     let mut alone = Command::new(std::env::current_exe().unwrap());
-    let output = alone.args(["towers::what_devices_have", "--exact", "--ignored"]).output().unwrap();
+    let output = alone.args(["split::cuda::what_devices_have", "--exact", "--ignored"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
@@ -217,51 +217,6 @@ fn what_devices_have() {
     assert!(holdings[1].buffers < whole * 9 / 10, "{holdings:?}, whole {whole}");
 }
 
-/// Spans follow on one another, layers come in order, and a tower waits where the split says.
-#[test]
-fn timelines_have_every_layer_and_join() {
-    let (weights, pixels) = drawn(Variant::by_name("paper").unwrap(), &WIDTHS[0], 2);
-    let plan = Plan::new(weights.network(), 2, &[]).unwrap();
-    let (whole, towers) = layouts(&weights, settings(CUDA_F16));
-    let timeline = |backend: &CudaBackend| {
-        let mut session = backend.session(plan.clone()).unwrap();
-        session.timeline(Input::Pixels(&pixels)).unwrap()
-    };
-    assert_eq!(timeline(&whole).tracks.len(), 1);
-    for (layout, backend) in &towers {
-        let timeline = timeline(backend);
-        assert_eq!(timeline.tracks.len(), 2, "{layout}");
-        for (tower, track) in timeline.tracks.iter().enumerate() {
-            let mut end = std::time::Duration::ZERO;
-            for span in &track.spans {
-                assert!(span.begin == end && span.end >= end, "{layout}: {track:?}");
-                end = span.end;
-            }
-            assert!(end <= timeline.total());
-            let layers = track.spans.iter().filter_map(|span| match &span.work {
-                Work::Layers(layers) => Some(layers.clone()),
-                Work::Join { .. } => None,
-            });
-            let layers = layers.flatten().collect::<Vec<_>>();
-            assert_eq!(
-                (layers.contains(&"conv5"), layers.contains(&"fc8")),
-                (true, tower == 0),
-                "{layout}: {layers:?}"
-            );
-            let joins = track.spans.iter().filter_map(|span| match span.work {
-                Work::Join { layer, bytes } if bytes > 0 => Some((layer, bytes)),
-                _ => None,
-            });
-            let f16 = 2 * 2; // bytes, of two images
-            let mut expected = vec![("conv3", f16 * 169 * 8), ("fc6", f16 * 36 * 16), ("fc7", f16 * 12)];
-            if tower == 0 {
-                expected.push(("fc8", f16 * 32));
-            }
-            assert_eq!(joins.collect::<Vec<_>>(), expected, "{layout}");
-        }
-    }
-}
-
 #[test]
 fn what_cannot_be_split_is_refused_before_anything_is_uploaded() {
     let refused = |widths: &[usize; 8], settings: Settings| {
@@ -281,14 +236,14 @@ fn what_cannot_be_split_is_refused_before_anything_is_uploaded() {
 /// These tests where devices cannot reach each other, and on streams that do everything late.
 #[test]
 #[ignore = "these tests five times, run by .ci/run"]
-fn towers_on_late_streams_and_without_peer_access() {
+fn late_streams_and_no_peer_access() {
     for (streams, peer) in
         [("deferred", "1"), ("overtaking", "1"), ("eager", "0"), ("deferred", "0"), ("overtaking", "0")]
     {
         let mut suite = Command::new(std::env::current_exe().unwrap());
-        suite.args(["towers::", "--test-threads", "2"]).env("ALEXNET_TEST_DEVICE", "emulated");
+        suite.args(["split::cuda", "--test-threads", "2"]).env("ALEXNET_TEST_DEVICE", "emulated");
         let output = suite.env("CUEMU_STREAMS", streams).env("CUEMU_PEER", peer).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && text.contains("towers_take_tensors"), "{streams}, peer {peer}: {text}");
+        assert!(output.status.success() && text.contains("tensors_go_to_both"), "{streams}, peer {peer}: {text}");
     }
 }
