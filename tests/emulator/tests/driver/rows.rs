@@ -277,6 +277,10 @@ fn refused() {
         assert_eq!((within(mine + 5, 5), within(mine + 4, 5)), (CUresult::CUDA_SUCCESS, invalid));
         assert!(last_fault().contains("overlap"), "{}", last_fault());
         assert_eq!(within(mine, 5), invalid);
+        // The third rows are the first that meet.
+        let (long, short) = ((Base::Device(mine), linear(10)), (Base::Device(mine + 3), linear(9)));
+        assert_eq!([2, 3].map(|rows| two_d(short, long, 2, rows)), [CUresult::CUDA_SUCCESS, invalid]);
+        assert_eq!([2, 3].map(|rows| two_d(long, short, 2, rows)), [CUresult::CUDA_SUCCESS, invalid]);
         // Nothing is nothing; null isn't.
         assert_eq!(two_d((host, linear(0)), (Base::Device(0), linear(0)), 0, 4), CUresult::CUDA_SUCCESS);
         peer(place(&a, 0, 0), place(&b, 0, 0), [10, 4, 0]).unwrap();

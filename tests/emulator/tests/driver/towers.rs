@@ -217,6 +217,9 @@ fn faults_of_one_device() {
                 assert_eq!(configure("fault", ""), 0);
             }
         }
+        // The number is the device's: another's call after it isn't meant.
+        assert_eq!(configure("fault", &format!("sync:{}:2@1", calls("sync@1"))), 0);
+        a.synchronize().unwrap();
         // A fault that sticks is that of the context acted on.
         let stream = on_device(1).new_stream().unwrap();
         a.bind_to_thread().unwrap();
