@@ -9,7 +9,7 @@ mod table;
 mod towers;
 
 use std::fs::{self, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use alexnet::net::Variant;
@@ -54,8 +54,8 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<Outcome> {
     args.check()?;
-    let pictures = args.pictures()?;
     let (models, on_gpu, checkpoint) = args.load()?;
+    let pictures = args.pictures()?;
     let (size, layouts) = (models[0].1.network().input_size, models.len());
     let fill = |pixels: &mut Pixels| {
         for (index, image) in pixels.chunks_exact_mut(3 * size * size).enumerate() {
@@ -159,14 +159,12 @@ impl Args {
     ///
     /// Without a checkpoint that is the paper's network, whose towers these layouts are about, at full width.
     fn load(&self) -> Result<(Vec<(Layout, Model)>, bool, String)> {
-        let model = match &self.model.checkpoint {
-            None => ModelArgs {
-                model: Some(self.model.model.map_or_else(|| Variant::by_name("paper"), Ok)?),
-                checkpoint: Some("seed:0".into()),
-                ..self.model
-            },
-            Some(name) => ModelArgs { checkpoint: Some(name.clone()), ..self.model },
+        let name = self.model.checkpoint.clone().unwrap_or_else(|| "seed:0".into());
+        let variant = match (self.model.model, &self.model.checkpoint) {
+            (None, None) => Some(Variant::by_name("paper")?),
+            (asked, _) => asked,
         };
+        let model = ModelArgs { model: variant, checkpoint: Some(name.clone()), ..self.model };
         let checkpoint = model.open()?;
         let mut options = model.options(&self.device, None);
         let mut layouts = self.layouts.clone();
@@ -185,8 +183,7 @@ impl Args {
             note(&format!("{}: {name}, {size}x{size} input, on {}", layout.name(), model.device()));
             models.push((layout, model));
         }
-        let name = model.checkpoint.as_deref().unwrap_or(Path::new("")).to_string_lossy().into_owned();
-        Ok((models, options.device != Device::Cpu, name))
+        Ok((models, options.device != Device::Cpu, name.to_string_lossy().into_owned()))
     }
 
     /// The file of each batch size's picture. They are made now: it is no use to find out after minutes that they cannot be.

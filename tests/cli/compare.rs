@@ -114,5 +114,5 @@ fn compare_refuses_what_it_cannot_compare() {
     compare(&["--json", "--csv"]).refuse(2, &["--json", "--csv"]);
     compare(&["--svg", "towers.png"]).refuse(2, &["towers.png", ".svg"]);
     let nowhere = folder.path().join("none").join("towers.svg");
-    compare(&["--svg", str(&nowhere)]).refuse(6, &[str(&nowhere)]);
+    compare(&["-b", "1", "--svg", str(&nowhere)]).refuse(6, &[str(&nowhere)]);
 }

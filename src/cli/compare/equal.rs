@@ -51,7 +51,7 @@ fn check_bits(logits: &[(Layout, Vec<f32>)], classes: usize) -> Result<()> {
         if let Some((index, (value, expected_value))) = different.next() {
             return Err(Error::DeviceLost(format!(
                 "{} and {} disagree: logit of class {} of image {} is {value:e} and {expected_value:e}, {} of {} logits differ; \
-                 nothing was measured. Run again with one layout after the other left out; if it happens again, report it",
+                 nothing was measured. The device or this program is at fault: run it again, and report it if it stays so",
                 layout.name(),
                 baseline.name(),
                 index % classes,

@@ -12,6 +12,8 @@ use serde::Serialize;
 const WARM_UP: Duration = Duration::from_millis(200);
 /// How long a slice lasts at most, unless a single batch takes longer.
 const SLICE: Duration = Duration::from_millis(75);
+/// Batches a slice has at most: a pipeline that does nothing ends as well.
+const MOST_BATCHES: usize = 1_000_000;
 /// Rounds there are at least, an even number, since every other one goes backwards.
 const ROUNDS: usize = 10;
 /// The same for less than [`SHORT`] of measuring, which only shows that everything works.
@@ -50,9 +52,11 @@ impl Round {
 
 /// How a batch gets to the device.
 #[derive(Clone, Copy, PartialEq)]
-enum From {
-    Host,
-    Device,
+enum Supply {
+    /// From the host's memory.
+    Copied,
+    /// It is there already.
+    Resident,
 }
 
 impl Contender {
@@ -69,15 +73,15 @@ impl Contender {
 
     /// Runs `batches`, up to `depth` under way at once, and gives the time from one's results to the next one's. The first ones,
     /// before as many are under way, do not count; nothing is under way before or after.
-    fn slice(&mut self, batches: usize, depth: usize, from: From) -> Result<Vec<Duration>> {
+    fn slice(&mut self, batches: usize, depth: usize, supply: Supply) -> Result<Vec<Duration>> {
         let (mut submitted, mut times) = (0, vec![]);
         let mut last = Instant::now();
         for index in 0..batches + depth - 1 {
             while submitted < (index + depth).min(batches + depth - 1) {
                 let pixels = self.free.pop().expect("one for each place");
-                match from {
-                    From::Host => self.pipeline.submit(pixels)?,
-                    From::Device => self.pipeline.resubmit(pixels)?,
+                match supply {
+                    Supply::Copied => self.pipeline.submit(pixels)?,
+                    Supply::Resident => self.pipeline.resubmit(pixels)?,
                 }
                 submitted += 1;
             }
@@ -88,18 +92,17 @@ impl Contender {
         Ok(times.split_off(depth - 1))
     }
 
-    /// Warms up, and tells how many batches fill a slice of `slice`, at full speed and one at a time.
-    fn batches_a_slice(&mut self, slice: Duration, warm_up: Duration) -> Result<[usize; 2]> {
-        let mut counts = [0; 2];
-        for (count, (depth, from)) in counts.iter_mut().zip([(self.pipeline.depth(), From::Device), (1, From::Host)]) {
-            let begin = Instant::now();
-            let mut fastest = self.slice(1, depth, from)?[0];
-            while begin.elapsed() < warm_up {
-                fastest = fastest.min(self.slice(1, depth, from)?[0]);
-            }
-            *count = (slice.as_secs_f64() / fastest.as_secs_f64().max(1e-9)).round().clamp(1.0, 1e6) as usize;
+    /// Warms up, and tells how many batches of one way of running fill a slice of `slice`.
+    fn batches_a_slice(&mut self, depth: usize, supply: Supply, slice: Duration, warm_up: Duration) -> Result<usize> {
+        // Where several are under way they may end in bunches: a turn or two of all of them tell the pace.
+        let least = if depth == 1 { 1 } else { 2 * depth };
+        let begin = Instant::now();
+        let mut fastest = Duration::MAX;
+        while fastest == Duration::MAX || begin.elapsed() < warm_up {
+            fastest = fastest.min(self.slice(least, depth, supply)?.iter().sum());
         }
-        Ok(counts)
+        let batches = (least as f64 * slice.as_secs_f64() / fastest.as_secs_f64().max(1e-9)).round();
+        Ok((batches as usize).clamp(least, MOST_BATCHES))
     }
 }
 
@@ -107,9 +110,14 @@ impl Contender {
 pub fn measure(contenders: &mut [Contender], duration: Duration) -> Result<Vec<Rates>> {
     let least = if duration < SHORT { FEW_ROUNDS } else { ROUNDS };
     let slice = SLICE.min(duration / least as u32);
+    let warm_up = WARM_UP.min(duration);
     let mut batches = vec![];
     for contender in contenders.iter_mut() {
-        batches.push(contender.batches_a_slice(slice, WARM_UP.min(duration))?);
+        let depth = contender.pipeline.depth();
+        let many = contender.batches_a_slice(depth, Supply::Resident, slice, warm_up)?;
+        // Where no more than one batch is under way, the two ways are the same.
+        let single = if depth == 1 { 0 } else { contender.batches_a_slice(1, Supply::Copied, slice, warm_up)? };
+        batches.push([many, single]);
     }
     let mut rates: Vec<Rates> = contenders.iter().map(|_| Rates::default()).collect();
     let total = duration * contenders.len() as u32;
@@ -120,11 +128,10 @@ pub fn measure(contenders: &mut [Contender], duration: Duration) -> Result<Vec<R
             let (contender, rates) = (&mut contenders[index], &mut rates[index]);
             let [many, single] = batches[index];
             let depth = contender.pipeline.depth();
-            let times = contender.slice(many, depth, From::Device)?;
+            let times = contender.slice(many, depth, Supply::Resident)?;
             let seconds = times.iter().sum::<Duration>().as_secs_f64();
             rates.rounds.push(Round { images: times.len() * contender.images, seconds });
-            // Where no more than one batch is under way the two are the same.
-            let times = if depth == 1 { times } else { contender.slice(single, 1, From::Host)? };
+            let times = if depth == 1 { times } else { contender.slice(single, 1, Supply::Copied)? };
             rates.latencies_ms.extend(times.iter().map(|time| time.as_secs_f64() * 1e3));
         }
         round += 1;
@@ -232,7 +239,7 @@ mod tests {
         let pixels = (0..3).map(|_| Pixels::zeroed(3).unwrap()).collect();
         let mut contender = Contender::new(Box::new(fake), pixels, 1).unwrap();
         for (batches, depth) in [(1, 1), (1, 3), (5, 1), (5, 2), (5, 3)] {
-            assert_eq!(contender.slice(batches, depth, From::Device).unwrap().len(), batches);
+            assert_eq!(contender.slice(batches, depth, Supply::Resident).unwrap().len(), batches);
             assert_eq!(contender.free.len(), 3);
         }
     }

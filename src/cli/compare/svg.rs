@@ -20,6 +20,7 @@ const CHARACTER: f64 = 6.6;
 
 const STYLE: &str = "
     text { font: 13px system-ui, sans-serif; fill: #1c2430; }
+    svg { background: #ffffff; }
     .background { fill: #ffffff; }
     .heading { font-size: 16px; font-weight: 600; }
     .layout { font-weight: 600; }
@@ -37,6 +38,7 @@ const STYLE: &str = "
     .head { fill: #1c2430; }
     @media (prefers-color-scheme: dark) {
         text { fill: #e4e8ee; }
+        svg { background: #14181e; }
         .background { fill: #14181e; }
         .small { fill: #a3adba; }
         .lane { fill: #222831; }
