@@ -52,11 +52,20 @@ pub struct Args {
     svg: Option<PathBuf>,
 }
 
+/// A model of every layout, all with the same weights.
+struct Loaded {
+    models: Vec<(Layout, Model)>,
+    on_gpu: bool,
+    /// The weights' name.
+    checkpoint: String,
+}
+
 pub fn run(args: &Args) -> Result<Outcome> {
     args.check()?;
-    let (models, on_gpu, checkpoint) = args.load()?;
+    let Loaded { models, on_gpu, checkpoint } = args.load()?;
     let pictures = args.pictures()?;
-    let (size, layouts) = (models[0].1.network().input_size, models.len());
+    let model = &models[0].1;
+    let size = model.network().input_size;
     let fill = |pixels: &mut Pixels| {
         for (index, image) in pixels.chunks_exact_mut(3 * size * size).enumerate() {
             image.copy_from_slice(&seeded::picture(args.seed, index, size));
@@ -72,7 +81,6 @@ pub fn run(args: &Args) -> Result<Outcome> {
     for &batch in &batches {
         results.extend(measure(&models, batch, args.duration, fill)?);
     }
-    let model = &models[0].1;
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         model: model.network().variant.name,
@@ -89,7 +97,6 @@ pub fn run(args: &Args) -> Result<Outcome> {
         notes: report::notes(on_gpu),
         results,
     };
-    debug_assert_eq!(report.results.len(), layouts * batches.len());
     for (file, batch) in pictures.iter().zip(report.batches()) {
         fs::write(file, svg::draw(&report, batch)).map_err(Error::output(file))?;
     }
@@ -155,10 +162,8 @@ impl Args {
         self.layouts.iter().try_for_each(|layout| layout.check(self.device.device))
     }
 
-    /// A model of every layout, all with the same weights; whether they are on GPUs; and the name of the weights.
-    ///
-    /// Without a checkpoint that is the paper's network, whose towers these layouts are about, at full width.
-    fn load(&self) -> Result<(Vec<(Layout, Model)>, bool, String)> {
+    /// Without a checkpoint it is the paper's network, whose towers these layouts are about, at full width.
+    fn load(&self) -> Result<Loaded> {
         let name = self.model.checkpoint.clone().unwrap_or_else(|| "seed:0".into());
         let variant = match (self.model.model, &self.model.checkpoint) {
             (None, None) => Some(Variant::by_name("paper")?),
@@ -183,7 +188,8 @@ impl Args {
             note(&format!("{}: {name}, {size}x{size} input, on {}", layout.name(), model.device()));
             models.push((layout, model));
         }
-        Ok((models, options.device != Device::Cpu, name.to_string_lossy().into_owned()))
+        let checkpoint = name.to_string_lossy().into_owned();
+        Ok(Loaded { models, on_gpu: options.device != Device::Cpu, checkpoint })
     }
 
     /// The file of each batch size's picture. They are made now: it is no use to find out after minutes that they cannot be.

@@ -48,7 +48,7 @@ fn check_report(json: &str, layouts: &[&str], batches: &[u64], depth: usize) {
     assert_eq!(found.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
     for (index, m) in results.iter().enumerate() {
         let rounds = list(&m["rounds"]);
-        assert!(rounds.len() >= 4 && rounds.len() % 2 == 0, "{}", rounds.len());
+        assert!(rounds.len() >= 4 && rounds.len().is_multiple_of(2), "{}", rounds.len());
         let mut speeds: Vec<f64> = rounds.iter().map(|r| number(&r["images"]) / number(&r["seconds"])).collect();
         speeds.sort_by(f64::total_cmp);
         assert!((speeds[0] - number(&m["images_per_second"]["min"])).abs() < 1e-6 * speeds[0]);

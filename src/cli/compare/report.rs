@@ -251,6 +251,7 @@ pub mod tests {
         let speed_up = report.results[3].speed_up.as_ref().unwrap();
         assert!((speed_up.ratio - 1.25).abs() < 1e-12 && speed_up.shown, "{speed_up:?}");
         assert_eq!((report.results[2].images_per_second.median, report.results[2].speed_up.is_none()), (800.0, true));
+        assert_eq!((report.results[1].latency_ms.median, report.results[1].latency_ms.max), (1.125, 1.25));
         let batches: Vec<_> = report.batches().map(|batch| (batch[0].batch_size, batch.len())).collect();
         assert_eq!(batches, [(1, 2), (8, 2)]);
     }

@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(*most.lock().unwrap(), [1, 2], "as many under way as there may be");
         // Warm-up, then 0 1, 1 0, 1 0, 0 1, ...
         assert!(log.lock().unwrap().starts_with(&[0, 1, 0, 1, 0, 1, 0, 1]), "{:?}", log.lock().unwrap());
-        assert!(rates[0].rounds.len() >= FEW_ROUNDS && rates[0].rounds.len() % 2 == 0);
+        assert!(rates[0].rounds.len() >= FEW_ROUNDS && rates[0].rounds.len().is_multiple_of(2));
         assert_eq!(rates[0].rounds.len(), rates[1].rounds.len());
         for (rates, least_ms) in rates.iter().zip([1.0, 0.1]) {
             assert!(rates.latencies_ms.iter().all(|&ms| ms >= least_ms));

@@ -215,7 +215,7 @@ fn arrows(tower: &Tower, other: &Tower, [to, from]: [f64; 2], x: &dyn Fn(f64) ->
     let others = joins(other);
     for (layer, join) in joins(tower) {
         // Where the other waits for nothing there, it was ready with the last layer that it had computed by then.
-        let computed = other.spans.iter().filter(|span| span.end_ms <= join.end_ms).map(|span| span.end_ms).last();
+        let computed = other.spans.iter().filter(|span| span.end_ms <= join.end_ms).map(|span| span.end_ms).next_back();
         let ready = others.iter().find(|(name, _)| *name == layer).map(|(_, join)| join.begin_ms).or(computed);
         let [start, end] = if to < from { [from, to + LANE] } else { [from + LANE, to] };
         let arrow = Line::new()
@@ -290,8 +290,8 @@ mod tests {
         assert_eq!(lanes.len(), 3, "one of the single network, two towers");
         // conv3 of the second tower begins at 0.350 ms of 1.000 and takes 0.200.
         let scale = number(lanes[0], "width");
-        let conv3 = of("box convolution").into_iter().filter(|b| b.contains_key("x") && number(b, "height") == LANE);
-        let conv3 = conv3.last().unwrap();
+        let convolutions = of("box convolution");
+        let conv3 = convolutions.iter().rfind(|shown| number(shown, "height") == LANE).unwrap();
         assert!(
             (number(conv3, "x") - MARGIN - 0.35 * scale).abs() < 0.1
                 && (number(conv3, "width") - 0.2 * scale).abs() < 0.1
@@ -300,11 +300,13 @@ mod tests {
         // The first tower had its half at 0.300, the second at 0.340; both go on at 0.350.
         let arrows = of("arrow");
         assert_eq!(arrows.len(), 2);
-        for (arrow, (ready, lane)) in arrows.iter().zip([(0.34, lanes[2]), (0.30, lanes[1])]) {
+        let edges = |lane: usize| [number(lanes[lane], "y"), number(lanes[lane], "y") + LANE];
+        let first = (0.34, edges(2)[0], edges(1)[1]);
+        let second = (0.30, edges(1)[1], edges(2)[0]);
+        for (arrow, (ready, from, to)) in arrows.iter().zip([first, second]) {
             assert!((number(arrow, "x1") - MARGIN - ready * scale).abs() < 0.1, "{arrow:?}");
-            assert!((number(arrow, "x2") - MARGIN - 0.35 * scale).abs() < 0.1);
-            let edge = number(arrow, "y1") - number(lane, "y");
-            assert!(edge == 0.0 || edge == LANE, "{arrow:?}");
+            assert!((number(arrow, "x2") - MARGIN - 0.35 * scale).abs() < 0.1, "{arrow:?}");
+            assert_eq!((number(arrow, "y1"), number(arrow, "y2")), (from, to));
         }
         for part in
             ["paper, batch 1", "two-stream: 0.600 ms, overlap 93 %", "conv1", "0.2", "1.0", "a &lt;fake&gt; &amp;"]
