@@ -80,15 +80,18 @@ fn towers(text: &mut String, batch: &[Measurement]) {
             columns.push((name, m, tower));
         }
     }
+    let rows = rows(columns.iter().map(|(_, _, tower)| *tower));
+    // Fused steps have long names.
+    let width = rows.iter().map(String::len).max().unwrap_or(0).max("idle at the end".len()) + 2;
     let line = |text: &mut String, name: &str, cell: &dyn Fn(&Measurement, &Tower) -> String| {
         let cells: String = columns.iter().map(|(_, m, tower)| format!("{:>16}", cell(m, tower))).collect();
-        writeln!(text, "{name:<22}{cells}").expect(IN_MEMORY);
+        writeln!(text, "{name:<width$}{cells}").expect(IN_MEMORY);
     };
     let heading: String = columns.iter().map(|(name, ..)| format!("{name:>16}")).collect();
-    writeln!(text, "\n{:<22}{heading}", "ms").expect(IN_MEMORY);
-    for row in rows(columns.iter().map(|(_, _, tower)| *tower)) {
-        line(text, &row, &|_, tower| {
-            let spans = tower.spans.iter().filter(|span| label(&span.work) == row);
+    writeln!(text, "\n{:<width$}{heading}", "ms").expect(IN_MEMORY);
+    for row in &rows {
+        line(text, row, &|_, tower| {
+            let spans = tower.spans.iter().filter(|span| label(&span.work) == *row);
             let times: Vec<f64> = spans.map(|span| span.ms()).collect();
             if times.is_empty() { String::new() } else { milliseconds(times.iter().sum()) }
         });
@@ -233,7 +236,7 @@ mod tests {
         }
         assert!(text.lines().all(|line| line.len() <= 140), "{text}");
         let of = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap();
-        let cells = |name: &str| of(name)[22..].split_whitespace().collect::<Vec<_>>();
+        let cells = |name: &str| of(name)["idle at the end".len()..].split_whitespace().collect::<Vec<_>>();
         assert_eq!(cells("total"), ["1.000", "0.600", "0.600"]);
         assert_eq!(cells("joins"), ["0.000", "0.050", "0.010"]);
         assert_eq!(cells("conv2"), ["0.420", "0.200", "0.220"]);
