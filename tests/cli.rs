@@ -1,6 +1,7 @@
 //! The command line as a process: what it prints, the files it writes, its exit codes.
 
 mod commands;
+mod compare;
 mod cublaslt;
 mod cuda;
 mod failures;

@@ -105,9 +105,9 @@ impl ModelArgs {
         }
     }
 
-    /// The model on the device, and a line about both on stderr.
-    pub fn load(&self, device: &DeviceArgs, labels: Option<PathBuf>) -> Result<Model> {
-        let options = Options {
+    /// What to load a model with.
+    pub fn options(&self, device: &DeviceArgs, labels: Option<PathBuf>) -> Options {
+        Options {
             variant: self.model,
             device: device.device.clone(),
             precision: device.precision,
@@ -118,7 +118,12 @@ impl ModelArgs {
             threads: device.workers,
             patience: Some(device.patience),
             labels,
-        };
+        }
+    }
+
+    /// The model on the device, and a line about both on stderr.
+    pub fn load(&self, device: &DeviceArgs, labels: Option<PathBuf>) -> Result<Model> {
+        let options = self.options(device, labels);
         let model = match &self.checkpoint {
             Some(name) => Model::load(name, &options)?,
             None => Model::from_checkpoint(self.demo()?, &options)?,

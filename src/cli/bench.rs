@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::args::{DecodeArgs, DeviceArgs, ModelArgs, seconds, threads};
 use super::runner::Runner;
-use super::statistics::Latency;
+use super::statistics::Spread;
 use super::{Outcome, note, note_given_up, print};
 
 /// Run before anything is counted.
@@ -66,7 +66,7 @@ struct Measurement {
     samples_per_sec: f64,
     /// Mean milliseconds from one batch's results to the next one's.
     step_time_ms: f64,
-    latency_ms: Latency,
+    latency_ms: Spread,
     steps: usize,
     images: usize,
     /// Inputs that could not be decoded; end to end only.
@@ -243,7 +243,7 @@ fn measurement(
     images: usize,
     failed: usize,
 ) -> Measurement {
-    let latency = Latency::of(seconds);
+    let latency = Spread::of(seconds.iter().map(|s| s * 1e3).collect());
     Measurement {
         mode,
         batch_size,

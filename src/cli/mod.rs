@@ -1,10 +1,11 @@
 //! The command line, a file a command. Data goes to stdout, everything else to stderr.
 //!
 //! Exit codes: 0 done; 2 usage; 3 done, but some inputs failed; 4 weights rejected; 5 no usable device; 6 output failed;
-//! 7 the device failed while it ran; 130 interrupted; 141 the reader of stdout went away.
+//! 7 the device failed while it ran, or layouts compared disagree; 130 interrupted; 141 the reader of stdout went away.
 
 mod args;
 mod bench;
+mod compare;
 mod completions;
 mod convert;
 mod init;
@@ -46,6 +47,8 @@ enum Command {
     Convert(convert::Args),
     /// Measure images per second and latency.
     Bench(bench::Args),
+    /// Measure layouts of one network against each other: whole, in two towers, on several GPUs.
+    Compare(compare::Args),
     /// Print a shell completion script.
     Completions(completions::Args),
 }
@@ -68,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Init(args) => init::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Completions(args) => completions::run(&args),
     };
     match result {

@@ -1,10 +1,12 @@
-//! Figures over a run's step times.
+//! Figures over measured values, and the comparison of two series of them.
+
+use std::f64::consts::FRAC_PI_2;
 
 use serde::Serialize;
 
-/// Milliseconds a step.
-#[derive(Debug, Serialize)]
-pub struct Latency {
+/// How values spread, in their own unit.
+#[derive(Debug, Clone, Serialize)]
+pub struct Spread {
     pub min: f64,
     pub mean: f64,
     pub median: f64,
@@ -16,24 +18,59 @@ pub struct Latency {
     pub cv: f64,
 }
 
-impl Latency {
-    /// Of `seconds`, which has at least one value.
-    pub fn of(seconds: &[f64]) -> Self {
-        let mut ms: Vec<f64> = seconds.iter().map(|s| s * 1e3).collect();
-        ms.sort_by(f64::total_cmp);
-        let mean = ms.iter().sum::<f64>() / ms.len() as f64;
-        let variance = ms.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / ms.len() as f64;
-        Latency {
-            min: ms[0],
+impl Spread {
+    /// Of `values`, of which there is at least one.
+    pub fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let mean = mean(&values);
+        let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / values.len() as f64;
+        Spread {
+            min: values[0],
             mean,
-            median: percentile(&ms, 50.0),
-            p90: percentile(&ms, 90.0),
-            p95: percentile(&ms, 95.0),
-            p99: percentile(&ms, 99.0),
-            max: ms[ms.len() - 1],
+            median: percentile(&values, 50.0),
+            p90: percentile(&values, 90.0),
+            p95: percentile(&values, 95.0),
+            p99: percentile(&values, 99.0),
+            max: values[values.len() - 1],
             cv: variance.sqrt() / mean,
         }
     }
+}
+
+/// How many times as fast one thing is as another, from pairs measured close to each other.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SpeedUp {
+    /// Geometric mean of the pairs' ratios.
+    pub ratio: f64,
+    /// The 95 % confidence interval's lower end.
+    #[serde(rename = "low_95")]
+    pub low: f64,
+    /// Its upper end.
+    #[serde(rename = "high_95")]
+    pub high: f64,
+    /// Pairs that it comes from.
+    pub pairs: usize,
+    /// Whether the interval leaves 1 out.
+    #[serde(rename = "difference_shown")]
+    pub shown: bool,
+}
+
+impl SpeedUp {
+    /// Of `rates` over `baseline`, at least two positive values each, paired by position. Logarithms of the ratios are taken
+    /// to be normal: what changes both of a pair alike, such as a clock that falls, leaves their ratio as it is.
+    pub fn of(rates: &[f64], baseline: &[f64]) -> Self {
+        let logs: Vec<f64> = rates.iter().zip(baseline).map(|(rate, base)| (rate / base).ln()).collect();
+        let pairs = logs.len();
+        let mean = mean(&logs);
+        let variance = logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / (pairs - 1) as f64;
+        let reach = t_975(pairs - 1) * (variance / pairs as f64).sqrt();
+        let (low, high) = ((mean - reach).exp(), (mean + reach).exp());
+        SpeedUp { ratio: mean.exp(), low, high, pairs, shown: low > 1.0 || high < 1.0 }
+    }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// Linear interpolation between the two nearest ranks, NumPy's default. `sorted` ascends and is not empty.
@@ -44,6 +81,30 @@ fn percentile(sorted: &[f64], percent: f64) -> f64 {
     below + (above - below) * rank.fract()
 }
 
+/// The 97.5 % quantile of Student's t distribution with `freedom` degrees of freedom, at least one.
+fn t_975(freedom: usize) -> f64 {
+    // Bisection over the angle whose tangent is t / sqrt(freedom).
+    let (mut low, mut high) = (0.0, FRAC_PI_2);
+    for _ in 0..64 {
+        let middle = (low + high) / 2.0;
+        if within(middle, freedom) < 0.95 { low = middle } else { high = middle }
+    }
+    low.tan() * (freedom as f64).sqrt()
+}
+
+/// The probability that |t| is at most sqrt(freedom) * tan(angle): Abramowitz and Stegun, 26.7.3 and 26.7.4.
+fn within(angle: f64, freedom: usize) -> f64 {
+    let (sin, cos) = angle.sin_cos();
+    let odd = freedom % 2;
+    // Even: sin * (1 + 1/2 cos^2 + 1*3/(2*4) cos^4 + ...). Odd: 2/pi * (angle + sin * (cos + 2/3 cos^3 + ...)).
+    let (mut term, mut sum) = (if odd == 1 { cos } else { 1.0 }, 0.0);
+    for power in (odd..freedom.saturating_sub(1)).step_by(2) {
+        sum += term;
+        term *= cos * cos * (power + 1) as f64 / (power + 2) as f64;
+    }
+    if odd == 1 { (angle + sin * sum) / FRAC_PI_2 } else { sin * sum }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,11 +112,61 @@ mod tests {
     #[test]
     fn percentiles_are_numpys() {
         // numpy.percentile([15, 20, 35, 40, 50], [50, 90, 95, 99]), mean 32, population deviation 12.884098726725126
-        let latency = Latency::of(&[0.035, 0.050, 0.015, 0.040, 0.020]);
-        let found = [latency.min, latency.mean, latency.median, latency.p90, latency.p95, latency.p99, latency.max];
+        let spread = Spread::of(vec![35.0, 50.0, 15.0, 40.0, 20.0]);
+        let found = [spread.min, spread.mean, spread.median, spread.p90, spread.p95, spread.p99, spread.max];
         for (found, expected) in found.iter().zip([15.0, 32.0, 35.0, 46.0, 48.0, 49.6, 50.0]) {
             assert!((found - expected).abs() < 1e-9, "{found} {expected}");
         }
-        assert!((latency.cv - 12.884098726725126 / 32.0).abs() < 1e-12);
+        assert!((spread.cv - 12.884098726725126 / 32.0).abs() < 1e-12);
+    }
+
+    fn close(found: f64, expected: f64) {
+        assert!((found / expected - 1.0).abs() < 1e-9, "{found} {expected}");
+    }
+
+    #[test]
+    fn t_quantiles_are_scipys() {
+        // scipy.stats.t.ppf(0.975, freedom)
+        for (freedom, expected) in [
+            (1, 12.706204736174694),
+            (2, 4.302652729749462),
+            (3, 3.1824463052837078),
+            (4, 2.7764451051977934),
+            (9, 2.262157162798205),
+            (10, 2.228138851986274),
+            (29, 2.045229642132703),
+            (120, 1.9799304050824402),
+            (1000, 1.9623390808264083),
+        ] {
+            close(t_975(freedom), expected);
+        }
+    }
+
+    /// numpy.exp of the mean of log(rates / baseline), and of scipy.stats.t.interval(0.95, 5, mean, scipy.stats.sem(logs)).
+    #[test]
+    fn speed_ups_and_their_intervals_are_scipys() {
+        let rates = [110.0, 121.0, 105.0, 130.0, 118.0, 112.0];
+        let faster = SpeedUp::of(&rates, &[100.0, 110.0, 101.0, 119.0, 103.0, 109.0]);
+        close(faster.ratio, 1.083463617331912);
+        close(faster.low, 1.0384965888226614);
+        close(faster.high, 1.1303777236406616);
+        assert!(faster.shown && faster.pairs == 6);
+        let unclear = SpeedUp::of(&rates, &[100.0, 125.0, 101.0, 139.0, 103.0, 120.0]);
+        close(unclear.ratio, 1.0170860081214994);
+        close(unclear.low, 0.9285534123631134);
+        close(unclear.high, 1.1140597128213416);
+        assert!(!unclear.shown);
+    }
+
+    /// A clock that falls to half during the run changes both of a pair, and so nothing.
+    #[test]
+    fn what_changes_both_of_a_pair_changes_no_speed_up() {
+        let baseline: Vec<f64> = (0..10).map(|round| 100.0 / (1.0 + 0.1 * f64::from(round))).collect();
+        let rates: Vec<f64> = baseline.iter().map(|rate| 1.03 * rate).collect();
+        let found = SpeedUp::of(&rates, &baseline);
+        for value in [found.ratio, found.low, found.high] {
+            close(value, 1.03);
+        }
+        assert!(found.shown);
     }
 }

@@ -4,7 +4,10 @@ use std::ffi::c_void;
 use std::ptr;
 
 use cudarc::driver::sys::CUmemorytype::{CU_MEMORYTYPE_DEVICE, CU_MEMORYTYPE_HOST};
-use cudarc::driver::sys::{self, CUDA_MEMCPY2D_st, CUDA_MEMCPY3D_PEER_st};
+use cudarc::driver::sys::{
+    self, CUDA_MEMCPY2D_st, CUDA_MEMCPY3D_PEER_st, CUmemAccess_flags, CUmemAccessDesc_st, CUmemLocation_st,
+    CUmemLocationType,
+};
 use cudarc::driver::{CudaContext, CudaEvent, DriverError};
 
 use super::args::DevicePtr;
@@ -70,8 +73,26 @@ impl Link {
                 Err(DriverError(sys::CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED)) => {}
                 other => other.map_err(asking)?,
             }
+            // Which does not open what a pool gives, as arenas are where there are pools.
+            if to.context().has_async_alloc() {
+                open_pool(from, to).map_err(asking)?;
+            }
         }
         Ok(Link::Peer)
+    }
+}
+
+/// Lets `from` reach what is allocated from the pool of `to`.
+fn open_pool(from: &CudaDevice, to: &CudaDevice) -> std::result::Result<(), DriverError> {
+    let mut pool = ptr::null_mut();
+    let access = CUmemAccessDesc_st {
+        location: CUmemLocation_st { type_: CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE, id: from.ordinal() as i32 },
+        flags: CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
+    };
+    // SAFETY: writes a handle to a valid pointer, and reads one description.
+    unsafe {
+        sys::cuDeviceGetDefaultMemPool(&mut pool, to.ordinal() as i32).result()?;
+        sys::cuMemPoolSetAccess(pool, &access, 1).result()
     }
 }
 

@@ -176,7 +176,7 @@ fn completions_and_help() {
         assert!(alexnet(["completions", shell]).expect(0).contains(part), "{shell}");
     }
     let help = alexnet(["--help"]).expect(0);
-    for command in ["predict", "pack", "summary", "init", "convert", "bench", "completions"] {
+    for command in ["predict", "pack", "summary", "init", "convert", "bench", "compare", "completions"] {
         assert!(help.contains(command), "{command}");
         assert!(alexnet([command, "--help"]).expect(0).contains("Usage"), "{command}");
     }

@@ -1,0 +1,270 @@
+//! What a comparison found, the same for every form in which it is printed; as JSON it is printed as it stands here.
+
+use alexnet::{Holding, Model};
+use serde::Serialize;
+
+use super::layout::Layout;
+use super::rounds::{Rates, Round};
+use super::towers::Towers;
+use crate::cli::statistics::{SpeedUp, Spread};
+
+/// A whole comparison.
+#[derive(Serialize)]
+pub struct Report {
+    pub version: &'static str,
+    pub model: &'static str,
+    pub checkpoint: String,
+    /// Of the pictures.
+    pub seed: u64,
+    pub precision: &'static str,
+    pub deterministic: bool,
+    pub threads: usize,
+    pub input_size: usize,
+    /// Asked for, a layout and batch size.
+    pub duration_s: f64,
+    /// The first is what speed-ups are against.
+    pub layouts: Vec<LayoutRow>,
+    /// Always true: a comparison of layouts that differ ends before it is measured.
+    pub equal: bool,
+    /// Of each layout, bit for bit, over all batch sizes.
+    pub logits_compared: usize,
+    /// What the comparison means.
+    pub notes: Vec<&'static str>,
+    /// By batch size, layouts in order.
+    pub results: Vec<Measurement>,
+}
+
+#[derive(Serialize)]
+pub struct LayoutRow {
+    pub layout: Layout,
+    pub meaning: &'static str,
+    pub device: String,
+}
+
+/// A layout at a batch size.
+#[derive(Serialize)]
+pub struct Measurement {
+    pub layout: Layout,
+    pub batch_size: usize,
+    /// Of the rounds, with as many batches under way as the layout takes.
+    pub images_per_second: Spread,
+    /// Of single batches.
+    pub latency_ms: Spread,
+    /// Of images per second against the first layout; none for that one.
+    pub speed_up: Option<SpeedUp>,
+    pub timeline: Towers,
+    pub memory: Vec<Memory>,
+    pub rounds: Vec<Round>,
+}
+
+/// What a pipeline of the layout takes.
+#[derive(Serialize)]
+pub struct Memory {
+    pub place: String,
+    pub weights_bytes: usize,
+    pub buffers_bytes: usize,
+}
+
+impl Report {
+    /// The results of each batch size, in order.
+    pub fn batches(&self) -> impl Iterator<Item = &[Measurement]> {
+        self.results.chunk_by(|a, b| a.batch_size == b.batch_size)
+    }
+}
+
+impl Measurement {
+    /// `baseline` is what the first layout did in the same rounds; `None` for the first layout itself.
+    pub fn new(
+        layout: Layout,
+        batch_size: usize,
+        rates: Rates,
+        baseline: Option<&[Round]>,
+        timeline: Towers,
+        memory: Vec<Holding>,
+    ) -> Self {
+        let speeds = |rounds: &[Round]| rounds.iter().map(Round::images_per_second).collect::<Vec<_>>();
+        let own = speeds(&rates.rounds);
+        let memory = memory.into_iter().map(|Holding { place, weights, buffers }| Memory {
+            place,
+            weights_bytes: weights,
+            buffers_bytes: buffers,
+        });
+        Measurement {
+            layout,
+            batch_size,
+            speed_up: baseline.map(|baseline| SpeedUp::of(&own, &speeds(baseline))),
+            images_per_second: Spread::of(own),
+            latency_ms: Spread::of(rates.latencies_ms),
+            timeline,
+            memory: memory.collect(),
+            rounds: rates.rounds,
+        }
+    }
+}
+
+impl LayoutRow {
+    pub fn new(layout: Layout, model: &Model, on_gpu: bool) -> Self {
+        LayoutRow { layout, meaning: layout.meaning(on_gpu), device: model.device() }
+    }
+}
+
+/// What a comparison on a GPU, or on the CPU, means and what it does not.
+pub fn notes(on_gpu: bool) -> Vec<&'static str> {
+    let mut notes = vec![
+        "This compares inference, by layouts of one network with the same weights on the same pictures; their results are equal \
+         bit for bit, so accuracy is no part of it. It says nothing about training.",
+        "Speed-ups are geometric means over rounds, in each of which every layout had its turn, with a 95 % confidence interval \
+         by Student's t distribution of the ratios' logarithms.",
+        "Times by layer are of the run with the median total, with a clock read between steps, which takes a little longer. \
+         Computing, joins and idle are the total; a join lasts from the time a tower could go on to the time it has the other's \
+         half. Overlap is the time in which all towers compute over the computing time of the one that computes least.",
+    ];
+    if on_gpu {
+        notes.push(
+            "On one GPU a large batch fills the whole device from either stream: two streams then compare tails and joins. Small \
+             batches show real overlap.",
+        );
+        notes.push(
+            "Fully connected layers are computed by this program's kernels in every layout: cuBLASLt sums in another order for \
+             other widths.",
+        );
+    } else {
+        notes.push(
+            "On the CPU two towers share its cores and its memory: they compare how threads are kept busy, and joins. Nothing \
+             about a GPU follows from it.",
+        );
+    }
+    notes.push(
+        "The paper's own figures (Krizhevsky et al. 2012, section 3.2): its network on two GPUs has top-1 and top-5 error rates 1.7 \
+         and 1.2 points below those of a net with half as many kernels in each convolutional layer on one GPU, and took slightly \
+         less time to train. Those are of training, and of two different nets: not what is measured here.",
+    );
+    notes
+}
+
+#[cfg(test)]
+pub mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::cli::compare::towers;
+
+    /// Two layouts at two batch sizes.
+    pub fn report() -> Report {
+        let rates = |seconds: [f64; 4]| Rates {
+            rounds: seconds.map(|seconds| Round { images: 80, seconds }).to_vec(),
+            latencies_ms: vec![1.0, 1.25],
+        };
+        let mut results = vec![];
+        for batch_size in [1, 8] {
+            let (single, split) = (rates([0.1, 0.1, 0.125, 0.1]), rates([0.08, 0.08, 0.1, 0.08]));
+            let baseline = single.rounds.clone();
+            for (layout, rates) in [(Layout::Single, single), (Layout::TwoStream, split)] {
+                let split = layout != Layout::Single;
+                let places = if split { &["tower 0 <&>", "tower 1"][..] } else { &["the CPU"] };
+                let holding = |place: &&str| Holding { place: place.to_string(), weights: 4_000_000, buffers: 250_000 };
+                let memory = places.iter().map(holding).collect();
+                let baseline = split.then_some(&baseline[..]);
+                results.push(Measurement::new(
+                    layout,
+                    batch_size,
+                    rates,
+                    baseline,
+                    towers::tests::measured(split),
+                    memory,
+                ));
+            }
+        }
+        let layouts = [Layout::Single, Layout::TwoStream].map(|layout| LayoutRow {
+            layout,
+            meaning: layout.meaning(false),
+            device: "a <fake> & \"quoted\" device".into(),
+        });
+        Report {
+            version: "0.1.0",
+            model: "paper",
+            checkpoint: "seed:0".into(),
+            seed: 7,
+            precision: "float32",
+            deterministic: false,
+            threads: 2,
+            input_size: 227,
+            duration_s: 3.0,
+            layouts: layouts.into(),
+            equal: true,
+            logits_compared: 18_000,
+            notes: notes(false),
+            results,
+        }
+    }
+
+    /// The names that a value has, with `[]` for a list's first element.
+    fn schema(value: &Value, path: &str, names: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => {
+                fields.iter().for_each(|(name, value)| schema(value, &format!("{path}.{name}"), names));
+            }
+            Value::Array(values) => values.iter().take(1).for_each(|value| schema(value, &format!("{path}[]"), names)),
+            _ => names.push(path.trim_start_matches('.').into()),
+        }
+    }
+
+    /// Whoever reads the JSON relies on these names.
+    #[test]
+    fn the_json_has_these_names() {
+        let json = serde_json::to_value(report()).unwrap();
+        let mut names = vec![];
+        let mut last = json["results"][3].clone();
+        let join = last["timeline"]["towers"][0]["spans"][2].clone();
+        last["timeline"]["towers"][0]["spans"][0].as_object_mut().unwrap().shift_remove("layers");
+        schema(&json, "", &mut names);
+        names.retain(|name| !name.starts_with("results"));
+        let expected = "version model checkpoint seed precision deterministic threads input_size duration_s layouts[].layout \
+                        layouts[].meaning layouts[].device equal logits_compared notes[]";
+        assert_eq!(names, expected.split_whitespace().collect::<Vec<_>>());
+        names.clear();
+        schema(&last, "", &mut names);
+        let spread = |name: &str| {
+            ["min", "mean", "median", "p90", "p95", "p99", "max", "cv"]
+                .map(|figure| format!("{name}.{figure}"))
+                .join(" ")
+        };
+        let expected = format!(
+            "layout batch_size {} {} speed_up.ratio speed_up.low_95 speed_up.high_95 speed_up.pairs speed_up.difference_shown \
+             timeline.total_ms timeline.overlap timeline.towers[].place timeline.towers[].computing_ms \
+             timeline.towers[].joins_ms timeline.towers[].idle_ms timeline.towers[].exchanged_bytes \
+             timeline.towers[].spans[].work timeline.towers[].spans[].begin_ms timeline.towers[].spans[].end_ms \
+             timeline.runs_ms[] memory[].place memory[].weights_bytes memory[].buffers_bytes rounds[].images rounds[].seconds",
+            spread("images_per_second"),
+            spread("latency_ms"),
+        );
+        assert_eq!(names, expected.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(json["results"][0]["timeline"]["towers"][0]["spans"][0]["layers"], json!(["conv1"]));
+        assert_eq!((&join["work"], &join["layer"], &join["bytes"]), (&json!("join"), &json!("conv3"), &json!(1000)));
+        assert_eq!((&json["results"][0]["speed_up"], &last["layout"]), (&Value::Null, &json!("two-stream")));
+        assert_eq!(json["results"].as_array().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn speed_ups_are_against_the_first_layout() {
+        let report = report();
+        let speed_up = report.results[3].speed_up.as_ref().unwrap();
+        assert!((speed_up.ratio - 1.25).abs() < 1e-12 && speed_up.shown, "{speed_up:?}");
+        assert_eq!((report.results[2].images_per_second.median, report.results[2].speed_up.is_none()), (800.0, true));
+        assert_eq!((report.results[1].latency_ms.median, report.results[1].latency_ms.max), (1.125, 1.25));
+        let batches: Vec<_> = report.batches().map(|batch| (batch[0].batch_size, batch.len())).collect();
+        assert_eq!(batches, [(1, 2), (8, 2)]);
+    }
+
+    #[test]
+    fn the_papers_figures_come_with_their_caveat() {
+        for on_gpu in [false, true] {
+            let notes = notes(on_gpu).join(" ");
+            for part in ["1.7 and 1.2 points", "slightly less time", "section 3.2", "not what is measured", "inference"]
+            {
+                assert!(notes.contains(part), "'{part}' is not in: {notes}");
+            }
+            assert_eq!(notes.contains("tails and joins"), on_gpu);
+        }
+    }
+}
