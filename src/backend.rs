@@ -90,7 +90,7 @@ pub trait Pipeline: Send {
     fn collect(&mut self) -> Result<Option<Done>>;
 
     /// Gives up all batches under way and gives back their pixels, oldest first; none of a device that hangs, which may still
-    /// read them.
+    /// read them. Dropping a pipeline gives them up as well.
     fn abandon(&mut self) -> Vec<Pixels>;
 }
 

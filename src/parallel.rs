@@ -239,8 +239,7 @@ impl ParallelPipeline {
             let Some(pipeline) = &mut self.pipelines[device] else { continue };
             let had = self.batches.iter().filter(|batch| batch.device == Some(device)).count();
             if pipeline.abandon().len() < had {
-                let hangs = "the device does not answer; what was finished before is good, run the rest again, with \
-                             --patience SECONDS if the device is only slow";
+                let hangs = "the device does not answer; what was finished before is good, run the rest again";
                 recalled = recalled.and(self.give_up(device, Error::DeviceLost(hangs.into())));
             }
         }
