@@ -8,6 +8,7 @@ use alexnet::cuda::select::{self, Candidate, Launch, Problem};
 use alexnet::cuda::{Addresses, Element, Launcher, encode_filter};
 use alexnet::net::{Lrn, LrnScope, Op, Shape, VARIANTS};
 use alexnet::plan::{Plan, SpaceToDepth, Step, StepKind};
+use alexnet::split::Half;
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -74,7 +75,8 @@ impl Operands {
         Operands { source: empty("input"), filter: empty("filter"), bias: empty("bias") }
     }
 
-    /// Runs `step` as `launch` says; its output, which began as NaN.
+    /// Runs `step` as `launch` says, by itself and into its place beside as many channels of another tower; its output, which
+    /// began as NaN.
     pub fn run(
         &self,
         launcher: &Launcher,
@@ -85,14 +87,43 @@ impl Operands {
         what: &str,
     ) -> Vec<f32> {
         let what = format!("{what}, {launch:?}");
+        let output = self.run_into(launcher, on, step, images, launch, &what);
+        // To an LRN the second half is that of its input too.
+        let tower =
+            usize::from(!matches!(step.kind, StepKind::Lrn(_) | StepKind::LrnMaxPool(_) | StepKind::MaxPoolLrn(_)));
+        let half = Half { tower, joined: true, gives: 0..0, whole: step.clone() };
+        let beside = Step { half: Some(Box::new(half)), ..step.clone() };
+        let c = step.output.c;
+        if !matches!(step.kind, StepKind::Dropout { .. }) {
+            let both = self.run_into(launcher, on, &beside, images, launch, &what);
+            for (place, (pixel, alone)) in both.chunks_exact(2 * c).zip(output.chunks_exact(c)).enumerate() {
+                let (own, other) = (&pixel[tower * c..][..c], &pixel[(1 - tower) * c..][..c]);
+                let same = own.iter().zip(alone).all(|(own, alone)| own.to_bits() == alone.to_bits());
+                assert!(same, "{what}: pixel {place} differs beside another tower's");
+                assert!(other.iter().all(|v| v.is_nan()), "{what}: pixel {place} of the other tower was written to");
+            }
+        }
+        output
+    }
+
+    /// The buffer that the output of `step` lies in, which began as NaN.
+    fn run_into(
+        &self,
+        launcher: &Launcher,
+        on: Target,
+        step: &Step,
+        images: usize,
+        launch: &Launch,
+        what: &str,
+    ) -> Vec<f32> {
         let unwritten = |elements: usize| vec![f32::NAN; elements];
-        let elements = images * step.output.len();
+        let elements = images * step.room();
         let target = Guarded::new(launcher, "output", on.element().of_output(step), &unwritten(elements));
         let partial = unwritten(select::partial_elements(launch, step, images).max(1));
         let partial = Guarded::new(launcher, "partial sums", Element::F32, &partial);
         let addresses = Addresses {
             source: self.source.address(),
-            target: target.address(),
+            target: target.address() + (step.first() * on.element().of_output(step).bytes()) as u64,
             filter: self.filter.address(),
             bias: self.bias.address(),
             partial: partial.address(),
@@ -101,8 +132,8 @@ impl Operands {
         // SAFETY: the operands hold what the step's shapes say, which their makers see to, and live until the results are
         // downloaded; the step is a plan's own, or fused from two of them.
         unsafe { launcher.launch_step(launch, step, images, &on.rules(), 7, &addresses).unwrap() };
-        let output = target.checked(&what);
-        let partial = partial.checked(&what);
+        let output = target.checked(what);
+        let partial = partial.checked(what);
         assert!(launch.splits == 1 || partial.iter().all(|v| v.is_finite()), "{what}: a partial sum was not written");
         output
     }

@@ -120,10 +120,10 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         source: "lrn.cu",
     },
     Mutation {
-        name: "LRN takes the neighbour's last channels",
+        name: "LRN takes the neighbour's channels in reverse",
         file: "common/normalise.cuh",
         before: "value[VECTOR_REACH + SIZE + i] = to_float(after.element[i]);",
-        after: "value[VECTOR_REACH + SIZE + i] = to_float(after.element[SIZE - 1 - i]);",
+        after: "value[VECTOR_REACH + SIZE + i] = to_float(after.element[VECTOR_REACH - 1 - i]);",
         source: "lrn.cu",
     },
     Mutation {
@@ -143,8 +143,8 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
     Mutation {
         name: "LRN after a pool drops the neighbour at the tower's border",
         file: "lrn_pool.cu",
-        before: "before = place > 0 ? load_shared_vector(centre - SIZE)",
-        after: "before = place > SIZE ? load_shared_vector(centre - SIZE)",
+        before: "before = place > 0 ? neighbours(centre - VECTOR_REACH)",
+        after: "before = place > SIZE ? neighbours(centre - VECTOR_REACH)",
         source: "lrn_pool.cu",
     },
     Mutation {
@@ -206,15 +206,15 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
     Mutation {
         name: "pooled output of the wrong group",
         file: CONV,
-        before: "p_count * q_count * args.k + group * group_k + block_n;",
-        after: "p_count * q_count * args.k + (args.groups - 1 - group) * group_k + block_n;",
+        before: "p_count * q_count * args.pitch + group * group_k + block_n;",
+        after: "p_count * q_count * args.pitch + (args.groups - 1 - group) * group_k + block_n;",
         source: CONV_F16,
     },
     Mutation {
         name: "pooled output of the wrong turn",
         file: CONV,
-        before: "output + size_t(pixel) * args.k + turn + column",
-        after: "output + size_t(pixel) * args.k + (C::BLOCK_N - TURN_COLUMNS - turn) + column",
+        before: "output + size_t(pixel) * args.pitch + turn + column",
+        after: "output + size_t(pixel) * args.pitch + (C::BLOCK_N - TURN_COLUMNS - turn) + column",
         source: CONV_F16,
     },
     Mutation {
@@ -268,7 +268,57 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
     },
 ];
 
-/// The kernel tests that are run on each mutation.
+/// What matters beside another tower's channels alone.
+const OF_TOWERS: [Mutation; 6] = [
+    Mutation {
+        name: "sums of splits without the other tower's channels between",
+        file: "conv/reduce_splits.cu",
+        before: "pixel * args.pitch + k",
+        after: "pixel * args.k + k",
+        source: "conv/reduce_splits.cu",
+    },
+    Mutation {
+        name: "a GEMV without them",
+        file: "fc/gemv.cu",
+        before: "size_t(image) * args.pitch + k",
+        after: "size_t(image) * args.k + k",
+        source: "fc/gemv.cu",
+    },
+    Mutation {
+        name: "a tile of sums without them",
+        file: CONV,
+        before: "group, args.pitch, true);\n    } else if constexpr",
+        after: "group, args.k, true);\n    } else if constexpr",
+        source: CONV_F16,
+    },
+    Mutation {
+        name: "pools without them",
+        file: "pool.cu",
+        before: "pixel * args.pitch + c",
+        after: "pixel * args.c + c",
+        source: "pool.cu",
+    },
+    Mutation {
+        name: "LRN of vectors takes the first tower's channels",
+        file: "lrn.cu",
+        before: "vectors) * SIZE, c = args.first + channel;",
+        after: "vectors) * SIZE, c = channel;",
+        source: "lrn.cu",
+    },
+    Mutation {
+        name: "LRN before a pool ends its windows at the towers' border",
+        file: "lrn_pool.cu",
+        before: "(args.first + c) % args.tower",
+        after: "c % args.tower",
+        source: "lrn_pool.cu",
+    },
+];
+
+/// The tests that are run on each of those.
+const TOWER_SUITE: [&str; 3] =
+    ["split::cuda::halves_make_the_whole_in_float16", "split::cuda::sums_are", "guards::operands_f16"];
+
+/// The kernel tests that are run on each of the other mutations.
 const SUITE: [&str; 6] = [
     "kernels::cuda_f16",
     "kernels::sums_beyond",
@@ -290,7 +340,7 @@ impl Mutation {
 /// The list is of lines that the sources have, also where no nvcc is there to run it.
 #[test]
 fn every_mutation_has_its_line() {
-    for mutation in &MUTATIONS {
+    for mutation in MUTATIONS.iter().chain(&OF_TOWERS) {
         mutation.apply(&testdata::path("kernels"));
     }
 }
@@ -376,23 +426,27 @@ fn every_mutation_is_caught() {
 
     // The suite passes on what this nvcc makes of the sources as they are: a failure below is the mutation's.
     let unchanged = subfolder(folder.path(), "unchanged");
-    let mut sources: Vec<&str> = MUTATIONS.iter().map(|mutation| mutation.source).collect();
+    let suites = MUTATIONS.iter().map(|mutation| (mutation, &SUITE[..]));
+    let suites = suites.chain(OF_TOWERS.iter().map(|mutation| (mutation, &TOWER_SUITE[..])));
+    let mut sources: Vec<&str> = suites.clone().map(|(mutation, _)| mutation.source).collect();
     sources.sort_unstable();
     sources.dedup();
     for source in sources {
         compile(&kernels, source, &unchanged);
     }
-    assert_eq!(failures(&unchanged).0, [""; 0], "the kernels as they are");
+    for suite in [&SUITE[..], &TOWER_SUITE] {
+        assert_eq!(failures(suite, &unchanged).0, [""; 0], "the kernels as they are");
+    }
 
     let mut survivors = vec![];
     let mut table = String::from("| mutation | file | caught by |\n|---|---|---|\n");
-    for (index, mutation) in MUTATIONS.iter().enumerate() {
+    for (index, (mutation, suite)) in suites.enumerate() {
         let root = subfolder(folder.path(), &format!("kernels-{index}"));
         copy(&kernels, &root);
         fs::write(root.join(mutation.file), mutation.apply(&kernels)).unwrap();
         let ptx = subfolder(folder.path(), &format!("ptx-{index}"));
         compile(&root, mutation.source, &ptx);
-        let (caught, faulted) = failures(&ptx);
+        let (caught, faulted) = failures(suite, &ptx);
         println!(
             "{}: caught by {}",
             mutation.name,
@@ -412,10 +466,10 @@ fn every_mutation_is_caught() {
     testdata::generated("docs/mutations.md", "mutations", &table);
 }
 
-/// The kernel tests that fail where the emulated driver loads the modules in `ptx` for those with the same kernels, and whether
+/// The tests of `suite` that fail where the emulated driver loads the modules in `ptx` for those with the same kernels, and whether
 /// the device reported a fault.
-fn failures(ptx: &Path) -> (Vec<String>, bool) {
-    let output = run(&SUITE, ptx);
+fn failures(suite: &[&str], ptx: &Path) -> (Vec<String>, bool) {
+    let output = run(suite, ptx);
     let text = String::from_utf8_lossy(&output.stdout);
     let said = || format!("{text}\n{}", String::from_utf8_lossy(&output.stderr));
     // A PTX that the driver refuses; after a fault it refuses everything, with the fault's code.
