@@ -64,7 +64,7 @@ fn check_report(json: &str, layouts: &[&str], batches: &[u64], depth: usize) {
             }
         }
         let total = number(&m["timeline"]["total_ms"]);
-        for (number, tower) in list(&m["timeline"]["towers"]).iter().enumerate() {
+        for (index, tower) in list(&m["timeline"]["towers"]).iter().enumerate() {
             let spans = list(&tower["spans"]);
             let length = |span: &Value| number(&span["end_ms"]) - number(&span["begin_ms"]);
             // A microsecond is the coarsest clock's resolution.
@@ -79,7 +79,7 @@ fn check_report(json: &str, layouts: &[&str], batches: &[u64], depth: usize) {
                 assert!(layers.contains(&name.into()), "{name} is not in {layers:?}");
             }
             // The last layer is the first tower's alone.
-            assert_eq!(layers.contains(&"fc8".into()), number == 0, "{tower}");
+            assert_eq!(layers.contains(&"fc8".into()), index == 0, "{tower}");
         }
         assert!(list(&m["memory"]).iter().all(|memory| memory["weights_bytes"].as_u64().unwrap() > 0));
     }
