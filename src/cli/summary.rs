@@ -46,6 +46,9 @@ struct Gpu {
     /// One order of sums for every batch.
     #[arg(long, requires = "on_gpu")]
     deterministic: bool,
+    /// In two towers: on two streams of a GPU, or on two GPUs.
+    #[arg(long, requires = "explain", value_name = "HOW", value_parser = super::args::split_parser())]
+    split: Option<alexnet::Split>,
     /// What would compute fully connected layers [default: cublaslt for more than 8 images where its library is found, else
     /// own].
     #[arg(long, requires = "on_gpu", value_name = "WHAT", value_parser = super::args::fc_parser())]
@@ -89,7 +92,7 @@ impl Gpu {
         alexnet::Fc::check(fc, deterministic)?;
         if self.explain {
             let rules = Rules { precision, multiprocessors: self.multiprocessors as usize, deterministic, fc };
-            return explain(network, images, &rules).map(Some);
+            return explain(network, images, &rules, self.split).map(Some);
         }
         let ordinal = match &self.device {
             None => return Ok(None),

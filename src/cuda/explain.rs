@@ -3,23 +3,28 @@
 
 use std::fmt::Write;
 
-use super::footprint::Footprint;
-use super::fuse::{self, as_run};
+use super::footprint::{Footprint, buffers};
+use super::fuse;
 use super::kernels::ConvConfig;
+use super::own_if_split;
 use super::select::{self, Problem, Route, Rules};
+use super::steps::by_device;
 use crate::Result;
 use crate::net::Network;
-use crate::options::Fc;
+use crate::options::{Fc, Split};
 use crate::plan::{Plan, Step, StepKind};
 
-/// A paragraph a step of `network` for `images` images: problem, launch, and what spoke for it. Cycles are modelled, an
-/// order among candidates.
+/// A paragraph a step of `network` for `images` images, of each tower where it is split: problem, launch, and what spoke for
+/// it. Cycles are modelled, an order among candidates.
 ///
 /// # Errors
-/// [`Error::Usage`](crate::Error::Usage) for a batch of 0, and for cuBLASLt with deterministic rules.
-pub fn explain(network: &Network, images: usize, rules: &Rules) -> Result<String> {
+/// [`Error::Usage`](crate::Error::Usage) for a batch of 0, for cuBLASLt with deterministic rules or a split, and for a network
+/// that cannot be split.
+pub fn explain(network: &Network, images: usize, rules: &Rules, split: Option<Split>) -> Result<String> {
     Fc::check(rules.fc, rules.deterministic)?;
-    let plan = as_run(network, Plan::new(network, images, &[])?, rules);
+    let rules = &Rules { fc: own_if_split(rules.fc, split)?, ..*rules };
+    let plan = Plan::new(network, images, &[])?;
+    let devices = by_device(network, &plan, rules, split)?;
     let mut text = format!(
         "{}, {images} image{}, {}{}, {} multiprocessors; cycles are modelled\n",
         network.variant.name,
@@ -28,25 +33,62 @@ pub fn explain(network: &Network, images: usize, rules: &Rules) -> Result<String
         if rules.deterministic { ", deterministic" } else { "" },
         rules.multiprocessors
     );
-    let Footprint { weights, arena, without_reuse } = Footprint::of(network, images, rules)?;
-    let [weights, arena, without_reuse] = [weights, arena, without_reuse].map(|bytes| bytes as f64 / 1e6);
-    writeln!(
-        text,
-        "memory: weights {weights:.1} MB, inputs and layers {arena:.1} MB ({without_reuse:.1} MB without reuse)"
-    )
-    .expect("writing to a String");
+    let Footprint { weights, .. } = Footprint::of(network, images, rules)?;
+    let megabytes = |bytes: usize| bytes as f64 / 1e6;
+    write!(text, "memory: weights {:.1} MB", megabytes(weights)).expect(IN_MEMORY);
+    for layout in buffers(network, &plan, rules, split)? {
+        let (arena, without_reuse) = (megabytes(layout.bytes), megabytes(layout.without_reuse));
+        write!(text, ", inputs and layers {arena:.1} MB ({without_reuse:.1} MB without reuse)").expect(IN_MEMORY);
+    }
+    text.push('\n');
+    match split {
+        None => {}
+        Some(Split::TwoStream) => text.push_str("split: two towers on two streams of one GPU, in one CUDA graph\n"),
+        Some(Split::TwoGpu) => text.push_str(
+            "split: two towers on two GPUs, kernel by kernel; emulated only: no run on two real GPUs is on record\n",
+        ),
+    }
+    let towers: Vec<&Plan> = devices.iter().flatten().collect();
+    for (number, plan) in towers.iter().enumerate() {
+        if split.is_some() {
+            writeln!(text, "\ntower {number}").expect(IN_MEMORY);
+        }
+        let other = (towers.get(1 - number).copied(), number == 1 && split == Some(Split::TwoStream));
+        explain_plan(&mut text, plan, other, images, rules).expect(IN_MEMORY);
+    }
+    Ok(text)
+}
+
+const IN_MEMORY: &str = "writing to a String";
+
+/// The steps of a plan, and where it meets that of the `other` tower, which may have made the input for both.
+fn explain_plan(
+    text: &mut String,
+    plan: &Plan,
+    (other, input_is_shared): (Option<&Plan>, bool),
+    images: usize,
+    rules: &Rules,
+) -> std::fmt::Result {
     for (index, step) in plan.steps.iter().enumerate() {
-        explain_step(&mut text, step, images, rules).expect("writing to a String");
+        if index == 0 && input_is_shared {
+            writeln!(text, "join: {}, which the other tower has made", step.layers[0])?;
+            continue;
+        }
+        let before = index.checked_sub(1).and_then(|before| other?.steps.get(before));
+        if let Some(given) = before.map(|step| step.given()).filter(|given| !given.is_empty()) {
+            let layer = before.expect("it gives").layers.join(" + ");
+            writeln!(text, "join: channels {} to {} of {layer}, from the other tower", given.start, given.end - 1)?;
+        }
+        explain_step(text, step, images, rules)?;
         if let Some(next) = plan.steps.get(index + 1)
             && fuse::pair(step, next, rules).is_some()
             && let Some([fused, separate]) = select::pool_cycles(step, images, rules)
         {
             let pool = next.layers.join(" + ");
-            writeln!(text, "    not with {pool} in one kernel: cycles {fused:.0}, in two {separate:.0}")
-                .expect("to a String");
+            writeln!(text, "    not with {pool} in one kernel: cycles {fused:.0}, in two {separate:.0}")?;
         }
     }
-    Ok(text)
+    Ok(())
 }
 
 fn explain_step(text: &mut String, step: &Step, images: usize, rules: &Rules) -> std::fmt::Result {
@@ -90,9 +132,13 @@ fn explain_step(text: &mut String, step: &Step, images: usize, rules: &Rules) ->
     {
         return writeln!(text, "    cycles: {fused:.0}, with a kernel of its own for the pool {separate:.0}");
     }
-    let candidates = problem.candidates(rules);
+    let mut candidates = problem.candidates(rules);
     if !candidates.iter().any(|c| c.config.kernel == launch.kernel) {
         return writeln!(text, "    a GEMV, which reads each filter once, for up to eight images");
+    }
+    if step.half.is_some() {
+        candidates.retain(|candidate| candidate.splits == launch.splits);
+        writeln!(text, "    GEMM_K in as many parts as the whole network's, so that sums are the same")?;
     }
     if launch.splits > 1 {
         let reduce = select::reduce(step, images, rules);

@@ -104,14 +104,7 @@ impl CudaBackend {
     /// Those of [`new`](Self::new); [`Error::Usage`] for a network that cannot be split, and for cuBLASLt.
     pub fn split(weights: impl Into<Arc<Weights>>, devices: Towers<'_>, settings: Settings) -> Result<Self> {
         let weights = weights.into();
-        if settings.fc == Some(Fc::CublasLt) {
-            return Err(Error::Usage(
-                "cuBLASLt sums in another order for half of a layer, so that a split network would not give the whole one's \
-                 bits; leave --fc out, or say --fc own"
-                    .into(),
-            ));
-        }
-        let settings = Settings { fc: Some(Fc::Own), ..settings };
+        let settings = Settings { fc: own_if_split(settings.fc, Some(Split::TwoStream))?, ..settings };
         // Before anything is uploaded.
         split::towers(&Plan::new(weights.network(), 1, &[])?)?;
         let watch = Arc::new(Watch::new(settings.patience));
@@ -189,6 +182,22 @@ impl Backend for CudaBackend {
 impl CudaBackend {
     fn network(&self) -> &Network {
         &self.placement.parts[0].network
+    }
+}
+
+/// What computes fully connected layers where a network is split: own kernels.
+///
+/// # Errors
+/// [`Error::Usage`] where cuBLASLt was asked for.
+fn own_if_split(fc: Option<Fc>, split: Option<Split>) -> Result<Option<Fc>> {
+    match (fc, split) {
+        (_, None) => Ok(fc),
+        (Some(Fc::CublasLt), Some(_)) => Err(Error::Usage(
+            "cuBLASLt sums in another order for half of a layer, so that a split network would not give the whole one's bits; \
+             leave --fc out, or say --fc own"
+                .into(),
+        )),
+        (_, Some(_)) => Ok(Some(Fc::Own)),
     }
 }
 

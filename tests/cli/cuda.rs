@@ -88,3 +88,50 @@ fn lists_of_devices() {
     refused(&["predict", "samples/shapes/star", "--device", "cuda:0,b"], "'b' in 'cuda:0,b' is no device's number");
     refused(&["summary", "--device", "cuda:0,1"], "one GPU");
 }
+
+/// Two towers give the rows of the whole network, on two streams and on two devices, which may or may not reach each other.
+#[test]
+fn cuda_splits_give_the_same_rows() {
+    let Some(driver) = crate::device::preload() else { return };
+    let predict = |extra: &[&str], environment: &[(&str, &str)]| {
+        let pictures = ["predict", "samples/shapes/ring", "samples/shapes/star", "-b", "3", "--fc", "own"];
+        let how = ["--checkpoint", "samples/shapes-paper.safetensors", "--precision", "float16"];
+        let mut command = super::command([&pictures[..], &how, extra].concat());
+        command.env_remove("CUDA_VISIBLE_DEVICES").env("LD_PRELOAD", &driver).env("CUEMU_DEVICES", "2");
+        command.envs(environment.iter().copied());
+        super::finish(command, b"")
+    };
+    let whole = predict(&["--device", "cuda"], &[]).expect(0);
+    let two_gpu = ["--device", "cuda:1,0", "--split", "two-gpu"];
+    for (extra, peer, said) in [
+        (&["--device", "cuda", "--split", "two-stream"][..], "1", "split between two streams"),
+        (&two_gpu, "1", "with peer access"),
+        (&two_gpu, "0", "by way of the host's memory"),
+    ] {
+        let run = predict(extra, &[("CUEMU_PEER", peer)]);
+        assert!(run.stderr.contains(said), "{}", run.stderr);
+        assert_eq!(run.expect(0), whole, "{extra:?}");
+    }
+    // Without a list they are the first two.
+    assert!(predict(&["--device", "cuda", "--split", "two-gpu"], &[]).stderr.contains("cuda:1 ("));
+    predict(&["--device", "cuda:1", "--split", "two-gpu"], &[]).refuse(2, &["--device cuda:0,1"]);
+    predict(&two_gpu, &[("CUEMU_DEVICES", "1")]).refuse(5, &["no CUDA device 1", "found 1"]);
+}
+
+/// What each tower runs, where they meet, and that two GPUs are emulated only.
+#[test]
+fn explain_shows_both_towers() {
+    let explain = |split: &str| {
+        let common = ["summary", "-m", "caffe", "--explain", "--precision", "float16", "-b", "8", "--split", split];
+        alexnet(common).expect(0)
+    };
+    let joins = |text: &str| text.lines().filter(|line| line.starts_with("join: ")).count();
+    let (streams, gpus) = (explain("two-stream"), explain("two-gpu"));
+    // Five of both towers, fc8's of the first, and on one device the input.
+    assert_eq!((joins(&streams), joins(&gpus)), (12, 11), "{streams}");
+    for part in ["channels 48 to 49 of conv1", "channels 126 to 127 of conv2", "as the whole network's", "\ntower 1\n"]
+    {
+        assert!(streams.contains(part), "'{part}' is not in {streams}");
+    }
+    assert!(gpus.contains("emulated only") && !streams.contains("emulated only"), "{gpus}");
+}
