@@ -94,7 +94,9 @@ fn lists_of_devices() {
 fn cuda_splits_give_the_same_rows() {
     let Some(driver) = crate::device::preload() else { return };
     let predict = |extra: &[&str], environment: &[(&str, &str)]| {
-        let pictures = ["predict", "samples/shapes/ring", "samples/shapes/star", "-b", "3", "--fc", "own"];
+        let pictures =
+            ["predict", "samples/shapes/ring/0.jpg", "samples/shapes/star/1.jpg", "samples/shapes/star/2.jpg"];
+        let pictures = [&pictures[..], &["-b", "2", "--fc", "own"]].concat();
         let how = ["--checkpoint", "samples/shapes-paper.safetensors", "--precision", "float16"];
         let mut command = super::command([&pictures[..], &how, extra].concat());
         command.env_remove("CUDA_VISIBLE_DEVICES").env("LD_PRELOAD", &driver).env("CUEMU_DEVICES", "2");

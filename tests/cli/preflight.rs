@@ -84,6 +84,16 @@ fn missing_functions_are_found_before_they_are_called() {
     assert!(others.len() > 20, "{others:?}");
     let least = library_without(&library(), &others, folder.path()).unwrap();
     assert_eq!(csv_rows(&predict(&least, "cuda", &[]).expect(0))[0]["label"], "star");
+    // Two devices exchange data and are timed; without peer access they do so in another way.
+    for peer in ["0", "1"] {
+        let small =
+            ["--input-size", "63", "--checkpoint", "samples/shapes.safetensors", "-b", "1", "--duration", "0.01"];
+        let compare = ["compare", "--device", "cuda:0,1", "--layouts", "two-gpu,two-stream,data-parallel"];
+        let mut command = command(compare.iter().chain(&small));
+        command.env_remove("CUDA_VISIBLE_DEVICES").env("LD_PRELOAD", &least);
+        command.env("CUEMU_PEER", peer).env("CUEMU_DEVICES", "2");
+        finish(command, b"").expect(0);
+    }
     for name in &called {
         let driver = library_without(&library(), &[name], folder.path()).unwrap();
         predict(&driver, "cuda", &[]).refuse(5, &[name, "CUDA 12.0", "525"]);
