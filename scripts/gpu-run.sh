@@ -4,7 +4,7 @@
 #
 #   bash run.sh correctness OUT    the CUDA suite, full-width goldens included, on the real device
 #   bash run.sh sanitizer OUT      the kernel tests under compute-sanitizer: memcheck, racecheck, initcheck, synccheck
-#   bash run.sh bench OUT          images per second of every variant in every precision
+#   bash run.sh bench OUT          images per second of every variant in every precision; one stream against two
 set -uo pipefail
 slice=$1
 mkdir -p "$2"
@@ -45,6 +45,9 @@ bench)
         done
     done > "$out/bench.json" 2> "$out/bench.txt"
     echo ']' >> "$out/bench.json"
+    # One stream against two, on the paper's network.
+    timeout 90 ./alexnet compare --device cuda --precision float16 -b 1,8,64,256 --duration 3 --json --svg "$out/towers.svg" \
+        > "$out/compare.json" 2>> "$out/bench.txt" || status=$?
     ;;
 *)
     echo "no slice is called '$slice'; say correctness, sanitizer or bench" >&2

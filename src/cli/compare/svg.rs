@@ -92,6 +92,9 @@ pub fn draw(report: &Report, batch: &[Measurement]) -> String {
             }
         }
         y = lane(towers.len() - 1) + LANE + LINE;
+        if towers.len() > 1 {
+            y += LINE; // for the name
+        }
     }
     picture = picture.add(grid(longest, top, y, &x)).add(lanes);
     let height = y + 2.0 * LINE;
