@@ -125,6 +125,10 @@ impl Case {
         alexnet(&arguments, &list, &[environment, &late].concat())
     }
 
+    fn devices(self) -> usize {
+        self.device.split(',').count()
+    }
+
     /// The run that nothing disturbs.
     pub fn whole(self) -> Ended {
         let ended = self.predict(&[], &[]);
@@ -222,6 +226,13 @@ pub fn every_call(run: &Ended, kinds: &[&str]) -> Vec<String> {
     kinds.iter().flat_map(|kind| (1..=run.calls[*kind]).map(move |number| format!("{kind}:{number}"))).collect()
 }
 
+/// `KIND:N:CODE@DEVICE` for every call of a kind that `run` makes, of each of so many devices.
+fn every_call_on(devices: usize, run: &Ended, kind: &str, code: i32) -> Vec<String> {
+    let calls = |device| run.calls[&format!("{kind}@{device}")];
+    let calls = (0..devices).flat_map(|device| (1..=calls(device)).map(move |number| (number, device)));
+    calls.map(|(number, device)| format!("{kind}:{number}:{code}@{device}")).collect()
+}
+
 /// Some of `all`, evenly.
 pub fn spread(all: Vec<String>) -> Vec<String> {
     let step = all.len().div_ceil(SPREAD);
@@ -252,13 +263,12 @@ pub fn each(items: &[String], check: impl Fn(&str) + Sync) {
 /// halves the batch where that helps.
 fn calls_that_fail(case: Case, choose: impl Fn(Vec<String>) -> Vec<String>) {
     let whole = case.whole();
-    let mut faults: Vec<String> =
-        every_call(&whole, &["alloc", "graph"]).iter().map(|call| call.clone() + ":2").collect();
-    for (kind, code) in [("alloc", 700), ("graph", 719), ("copy", 700), ("launch", 719), ("sync", 716)] {
-        faults.extend(every_call(&whole, &[kind]).iter().map(|call| format!("{call}:{code}")));
+    let mut faults = vec![];
+    for (kind, code) in [("alloc", 2), ("graph", 2), ("alloc", 700), ("graph", 719), ("copy", 700), ("launch", 719)] {
+        faults.extend(every_call_on(case.devices(), &whole, kind, code));
     }
-    for kind in ["fill", "wait", "record"] {
-        faults.extend(every_call(&whole, &[kind]).iter().map(|call| format!("{call}:719")));
+    for (kind, code) in [("sync", 716), ("fill", 719), ("wait", 719), ("record", 719)] {
+        faults.extend(every_call_on(case.devices(), &whole, kind, code));
     }
     each(&choose(faults), |fault| {
         let ended = case.with(fault);
@@ -268,7 +278,7 @@ fn calls_that_fail(case: Case, choose: impl Fn(Vec<String>) -> Vec<String>) {
                 assert!(ended.stderr.contains(part), "'{part}' is not in {}", ended.stderr);
             }
         };
-        let code = fault.rsplit_once(':').unwrap().1;
+        let (code, device) = fault.rsplit_once(':').unwrap().1.split_once('@').unwrap();
         let cause = format!("CUDA error {code} while ");
         match (code, ended.code) {
             ("2", 0) => names(&[&cause, "out of memory", "going on with 1"]),
@@ -279,6 +289,9 @@ fn calls_that_fail(case: Case, choose: impl Fn(Vec<String>) -> Vec<String>) {
             (_, 7) => names(&[&cause, "what was finished before is good, run the rest again"]),
             _ => panic!("{ended:?}"),
         }
+        let told = ended.stderr.lines().find(|line| line.contains(&cause));
+        let named = |line: &str| line.contains(&format!("cuda:{device}")) || line.contains("page-locked memory");
+        assert!(told.is_none_or(named), "cuda:{device} is not named: {}", ended.stderr);
         let all = finished == case.images;
         assert!(
             match ended.code {
