@@ -205,7 +205,7 @@ impl Ended {
 /// Random weights that keep activations of the order of 1.
 fn narrow_caffe() -> Checkpoint {
     let caffe = Variant::by_name("caffe").unwrap();
-    let network = Network::with_widths(caffe, &[16, 16, 16, 16, 16, 16, 16, 10], caffe.input_size).unwrap();
+    let network = Network::with_widths(caffe, &[64, 16, 16, 16, 16, 16, 64, 10], caffe.input_size).unwrap();
     let mut rng = ChaCha8Rng::seed_from_u64(11);
     let tensors = network.parameters().flat_map(|parameter| {
         let bound = (6.0 / parameter.fan_in() as f32).sqrt();
