@@ -40,7 +40,7 @@ fn some_calls_that_fail() {
     }
 }
 
-/// Of the polls of a run that all look alike, some.
+/// But for most of the polls, which all look alike.
 #[test]
 #[ignore = "a process for every call of three runs, run by .ci/run"]
 fn every_call_that_fails() {

@@ -23,8 +23,8 @@ pub enum Kind {
 }
 
 thread_local! {
-    /// How many pieces this thread has done, of any queue.
-    static PIECES: Cell<u64> = const { Cell::new(0) };
+    /// How many polls of this thread have done something, of any queue.
+    static STEPS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// A piece of work that runs once.
@@ -48,7 +48,7 @@ struct State {
     done: u64,
     /// A thread runs the piece after those that are done.
     running: bool,
-    /// How many [`PIECES`] each thread had done after its last poll, of those since the last submission.
+    /// How many [`STEPS`] each thread had done after its last poll, of those since the last submission.
     polls: HashMap<ThreadId, u64>,
     /// Position of the first piece that never ends: from there on nothing is done.
     hangs: Option<u64>,
@@ -139,7 +139,6 @@ impl Queue {
             state = lock(&self.state);
             state.running = false;
             state.done += 1;
-            PIECES.set(PIECES.get() + 1);
             self.progress.notify_all();
         }
     }
@@ -167,7 +166,7 @@ impl Point {
         self.queue.run_to(self.position);
     }
 
-    /// Whether everything up to here is done. Where this thread has done nothing since its last poll of the queue, this one
+    /// Whether everything up to here is done. Where no other poll of this thread has done anything since its last one here, it
     /// does `first` and then one more piece, so that polling comes to an end. Of queues that are polled in turn, one goes on
     /// and the others no further than it needs.
     pub fn poll(&self, first: impl FnOnce()) -> bool {
@@ -175,11 +174,12 @@ impl Point {
             return self.is_done();
         }
         let thread = std::thread::current().id();
-        if lock(&self.queue.state).polls.get(&thread) == Some(&PIECES.get()) {
+        if lock(&self.queue.state).polls.get(&thread) == Some(&STEPS.get()) {
             first();
             self.step();
+            STEPS.set(STEPS.get() + 1);
         }
-        lock(&self.queue.state).polls.insert(thread, PIECES.get());
+        lock(&self.queue.state).polls.insert(thread, STEPS.get());
         self.is_done()
     }
 
