@@ -159,7 +159,7 @@ impl Gift {
         let taking = |e| failed_on(stream.context(), "taking the other tower's part", e);
         stream.wait(&self.given).map_err(taking)?;
         if let Some((copy, staging)) = self.copy.as_ref().and_then(|copy| Some((copy, copy.staging.as_ref()?))) {
-            let from_host = copy.from_host(staging, images * copy.pixels);
+            let from_host = copy.to_device(staging, images * copy.pixels);
             // SAFETY: as in `give`, and what is read is written before the event that the stream waits for.
             unsafe { sys::cuMemcpy2DAsync_v2(&from_host, stream.cu_stream()) }.result().map_err(taking)?;
         }
@@ -220,7 +220,7 @@ impl Copy {
         }
     }
 
-    fn from_host(&self, staging: &Pinned, rows: usize) -> CUDA_MEMCPY2D_st {
+    fn to_device(&self, staging: &Pinned, rows: usize) -> CUDA_MEMCPY2D_st {
         CUDA_MEMCPY2D_st {
             srcMemoryType: CU_MEMORYTYPE_HOST,
             srcHost: staging.bytes().as_ptr().cast::<c_void>(),
