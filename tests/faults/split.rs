@@ -142,6 +142,13 @@ fn forgotten_calls_of_two_streams() {
     forgotten_calls(TWO_STREAM, &[], |all| all);
 }
 
+/// Whose towers go apart for longer.
+#[test]
+#[ignore = "a minute, run by .ci/run"]
+fn forgotten_calls_of_the_papers_network() {
+    forgotten_calls(Case { network: Weights::Paper, ..TWO_STREAM }, &[], |all| all.into_iter().step_by(3).collect());
+}
+
 #[test]
 #[ignore = "a process for every such call of a run, run by .ci/run"]
 fn forgotten_calls_of_two_devices() {
