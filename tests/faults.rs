@@ -3,16 +3,36 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use alexnet::net::{Network, Variant};
+use alexnet::weights::{Checkpoint, Tensor};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
 use crate::{device, testdata};
 
-/// Of different classes, for rows that cannot be taken for each other.
-const PICTURES: [&str; 7] = ["star/0", "ring/0", "cross/0", "disc/0", "dots/1", "square/0", "stripes/2"];
+mod split;
+
+/// Of different classes one after another, for rows that cannot be taken for each other.
+const PICTURES: [&str; 11] = [
+    "star/0",
+    "ring/0",
+    "cross/0",
+    "disc/0",
+    "dots/1",
+    "square/0",
+    "stripes/2",
+    "spiral/0",
+    "star/1",
+    "triangle/0",
+    "ring/1",
+];
 /// A child that runs longer hangs: none takes a second on an idle machine.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Children at once.
@@ -32,22 +52,60 @@ pub struct Ended {
     pub calls: HashMap<String, usize>,
 }
 
-/// A run of `predict` on the demo, on small pictures, in float16.
-#[derive(Clone, Copy)]
+/// A run of `predict` in float16.
+#[derive(Debug, Clone, Copy)]
 pub struct Case {
     pub device: &'static str,
+    /// How the network is split, if it is.
+    pub split: Option<&'static str>,
+    pub network: Weights,
     pub batch: usize,
     pub images: usize,
     pub streams: &'static str,
-    /// With weights by which every picture overflows float16.
-    pub overflows: bool,
+    /// Whether two devices reach each other's memory.
+    pub peer: bool,
+}
+
+/// What a run computes by.
+#[derive(Debug, Clone, Copy)]
+pub enum Weights {
+    /// The demo, on small pictures.
+    Demo,
+    /// The same with weights by which every picture overflows float16.
+    Overflowing,
+    /// The sample of the paper's network.
+    Paper,
+    /// Few random ones of caffe's network, whose normalisation goes across its towers' border.
+    Caffe,
+}
+
+impl Weights {
+    /// The arguments that say so, of which a file may be in `folder`.
+    fn arguments(self, folder: &Path) -> Vec<String> {
+        let path = folder.join("weights.safetensors");
+        let (checkpoint, path) = match self {
+            Weights::Demo => return vec!["--input-size=71".into()],
+            Weights::Paper => (None, testdata::path("samples/shapes-paper.safetensors")),
+            Weights::Overflowing => (Some(testdata::overflowing_demo()), path),
+            Weights::Caffe => (Some(narrow_caffe()), path),
+        };
+        if let Some(checkpoint) = checkpoint {
+            checkpoint.save_safetensors(&path).unwrap();
+        }
+        let checkpoint = format!("--checkpoint={}", path.display());
+        match self {
+            Weights::Overflowing => vec![checkpoint, "--input-size=71".into()],
+            _ => vec![checkpoint],
+        }
+    }
 }
 
 /// Two slots, each used twice: the first batch runs kernel by kernel, the next two as graphs, and the last, which is less than a
 /// batch, again kernel by kernel.
-pub const FOUR_BATCHES: Case = Case { device: "cuda", batch: 2, images: 7, streams: "eager", overflows: false };
+pub const FOUR_BATCHES: Case =
+    Case { device: "cuda", split: None, network: Weights::Demo, batch: 2, images: 7, streams: "eager", peer: true };
 /// Every picture is computed a second time, in float32.
-const OVERFLOWS: Case = Case { batch: 2, images: 3, overflows: true, ..FOUR_BATCHES };
+const OVERFLOWS: Case = Case { batch: 2, images: 3, network: Weights::Overflowing, ..FOUR_BATCHES };
 
 fn file_name(picture: &str) -> String {
     format!("samples/shapes/{picture}.jpg")
@@ -58,14 +116,17 @@ impl Case {
         let list: String = PICTURES[..self.images].iter().map(|picture| file_name(picture) + "\n").collect();
         let batch = self.batch.to_string();
         let mut arguments = vec!["predict", "-", "-b", &batch, "--precision", "float16", "--device", self.device];
-        arguments.extend(extra);
+        arguments.extend(self.split.iter().flat_map(|split| ["--split", split]));
         let folder = tempfile::tempdir().unwrap();
-        let checkpoint = folder.path().join("large.safetensors");
-        if self.overflows {
-            testdata::overflowing_demo().save_safetensors(&checkpoint).unwrap();
-            arguments.extend(["--checkpoint", checkpoint.to_str().unwrap()]);
-        }
-        alexnet(&arguments, &list, &[environment, &[("CUEMU_STREAMS", self.streams)]].concat())
+        let weights = self.network.arguments(folder.path());
+        arguments.extend(weights.iter().map(String::as_str));
+        arguments.extend(extra);
+        let late = [("CUEMU_STREAMS", self.streams), ("CUEMU_PEER", if self.peer { "1" } else { "0" })];
+        alexnet(&arguments, &list, &[environment, &late].concat())
+    }
+
+    fn devices(self) -> usize {
+        self.device.split(',').count()
     }
 
     /// The run that nothing disturbs.
@@ -88,7 +149,7 @@ pub fn alexnet(arguments: &[&str], stdin: &str, environment: &[(&str, &str)]) ->
     fs::write(path("stdin"), stdin).unwrap();
     let file = |name: &str| File::create(path(name)).unwrap();
     let mut command = Command::new(testdata::alexnet());
-    command.args(arguments).args(["--input-size", "71"]).current_dir(testdata::path(""));
+    command.args(arguments).current_dir(testdata::path(""));
     command.env("LD_PRELOAD", device::library()).env("CUEMU_CALLS", path("calls")).env_remove("CUDA_VISIBLE_DEVICES");
     command.env("CUEMU_DEVICES", "2").envs(environment.iter().copied());
     command.stdin(File::open(path("stdin")).unwrap()).stdout(file("stdout")).stderr(file("stderr"));
@@ -141,9 +202,35 @@ impl Ended {
     }
 }
 
+/// Random weights that keep activations of the order of 1.
+fn narrow_caffe() -> Checkpoint {
+    let caffe = Variant::by_name("caffe").unwrap();
+    let network = Network::with_widths(caffe, &[64, 16, 16, 16, 16, 16, 64, 10], caffe.input_size).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    let tensors = network.parameters().flat_map(|parameter| {
+        let bound = (6.0 / parameter.fan_in() as f32).sqrt();
+        let mut draw = |shape: &[usize]| {
+            let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random_range(-bound..bound)).collect();
+            Tensor::from_f32(shape.to_vec(), &values)
+        };
+        let (weight, bias) = (draw(&parameter.weight_shape), draw(&parameter.weight_shape[..1]));
+        [(parameter.weight(), weight), (parameter.bias(), bias)]
+    });
+    let tensors = tensors.collect();
+    let variant = Some(caffe.name.into());
+    Checkpoint { path: Default::default(), tensors, variant, labels: None, metadata: Default::default() }
+}
+
 /// `KIND:N` for every call of the kinds that `run` makes.
 pub fn every_call(run: &Ended, kinds: &[&str]) -> Vec<String> {
     kinds.iter().flat_map(|kind| (1..=run.calls[*kind]).map(move |number| format!("{kind}:{number}"))).collect()
+}
+
+/// `KIND:N:CODE@DEVICE` for every call of a kind that `run` makes, of each of so many devices.
+fn every_call_on(devices: usize, run: &Ended, kind: &str, code: i32) -> Vec<String> {
+    let calls = |device| run.calls[&format!("{kind}@{device}")];
+    let calls = (0..devices).flat_map(|device| (1..=calls(device)).map(move |number| (number, device)));
+    calls.map(|(number, device)| format!("{kind}:{number}:{code}@{device}")).collect()
 }
 
 /// Some of `all`, evenly.
@@ -176,13 +263,12 @@ pub fn each(items: &[String], check: impl Fn(&str) + Sync) {
 /// halves the batch where that helps.
 fn calls_that_fail(case: Case, choose: impl Fn(Vec<String>) -> Vec<String>) {
     let whole = case.whole();
-    let mut faults: Vec<String> =
-        every_call(&whole, &["alloc", "graph"]).iter().map(|call| call.clone() + ":2").collect();
-    for (kind, code) in [("alloc", 700), ("graph", 719), ("copy", 700), ("launch", 719), ("sync", 716)] {
-        faults.extend(every_call(&whole, &[kind]).iter().map(|call| format!("{call}:{code}")));
+    let mut faults = vec![];
+    for (kind, code) in [("alloc", 2), ("graph", 2), ("alloc", 700), ("graph", 719), ("copy", 700), ("launch", 719)] {
+        faults.extend(every_call_on(case.devices(), &whole, kind, code));
     }
-    for kind in ["fill", "wait", "record"] {
-        faults.extend(every_call(&whole, &[kind]).iter().map(|call| format!("{call}:719")));
+    for (kind, code) in [("sync", 716), ("fill", 719), ("wait", 719), ("record", 719)] {
+        faults.extend(every_call_on(case.devices(), &whole, kind, code));
     }
     each(&choose(faults), |fault| {
         let ended = case.with(fault);
@@ -192,7 +278,7 @@ fn calls_that_fail(case: Case, choose: impl Fn(Vec<String>) -> Vec<String>) {
                 assert!(ended.stderr.contains(part), "'{part}' is not in {}", ended.stderr);
             }
         };
-        let code = fault.rsplit_once(':').unwrap().1;
+        let (code, device) = fault.rsplit_once(':').unwrap().1.split_once('@').unwrap();
         let cause = format!("CUDA error {code} while ");
         match (code, ended.code) {
             ("2", 0) => names(&[&cause, "out of memory", "going on with 1"]),
@@ -203,6 +289,9 @@ fn calls_that_fail(case: Case, choose: impl Fn(Vec<String>) -> Vec<String>) {
             (_, 7) => names(&[&cause, "what was finished before is good, run the rest again"]),
             _ => panic!("{ended:?}"),
         }
+        let told = ended.stderr.lines().find(|line| line.contains(&cause));
+        let named = |line: &str| line.contains(&format!("cuda:{device}")) || line.contains("page-locked memory");
+        assert!(told.is_none_or(named), "cuda:{device} is not named: {}", ended.stderr);
         let all = finished == case.images;
         assert!(
             match ended.code {
@@ -303,7 +392,7 @@ fn the_largest_batch_that_fits() {
     };
     let summary = |batch: &str, memory: &str| {
         let ended = alexnet(
-            &["summary", "--precision", "float16", "-b", batch, "--device", "cuda"],
+            &["summary", "--precision", "float16", "-b", batch, "--device", "cuda", "--input-size", "71"],
             "",
             &[("CUEMU_MEMORY", memory)],
         );

@@ -11,7 +11,7 @@ use alexnet::parallel::Parallel;
 use alexnet::{Done, Error, Pipeline, Pixels, Result, Score};
 
 use crate::device::CPU;
-use crate::faults::{Case, Ended, FOUR_BATCHES, alexnet, each, every_call};
+use crate::faults::{Case, Ended, FOUR_BATCHES, Weights, alexnet, each, every_call};
 use fake::{Call, Effect, Fault, IMAGES, batch, plan};
 
 /// Devices with pipelines of these depths, with what goes wrong.
@@ -327,7 +327,7 @@ fn two_devices_give_the_rows_of_one() {
 #[ignore = "twenty seconds, run by .ci/run"]
 fn two_devices_give_the_rows_of_one_on_late_streams() {
     for streams in ["eager", "deferred", "overtaking"] {
-        let overflows = Case { overflows: true, images: 3, ..TWO };
+        let overflows = Case { network: Weights::Overflowing, images: 3, ..TWO };
         for two in [MANY, TWO, Case { batch: 4, ..TWO }, Case { batch: 8, ..TWO }, overflows] {
             rows_of_one(Case { streams, ..two });
         }
@@ -446,7 +446,8 @@ fn both_devices_fail() {
 #[ignore = "ten seconds, run by .ci/run"]
 fn bench_on_two_devices() {
     let arguments = ["bench", "samples/shapes/star", "--checkpoint", "samples/shapes.safetensors", "-b", "2"];
-    let arguments = [&arguments[..], &["--duration", "0.1", "--json", "--device", "cuda:0,1"]].concat();
+    let arguments =
+        [&arguments[..], &["--duration", "0.1", "--json", "--device", "cuda:0,1", "--input-size", "71"]].concat();
     for fault in ["", "graph:11:719"] {
         let ended = alexnet(&arguments, "", &[("CUEMU_FAULT", fault)]);
         assert_eq!(ended.code, 0, "{ended:?}");

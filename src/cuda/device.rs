@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
 
-use super::failed;
 use super::kernels::Kernel;
+use super::{failed, failed_on};
 use crate::options::Precision;
 use crate::{Error, Result};
 
@@ -159,7 +159,7 @@ impl CudaDevice {
     /// # Errors
     /// [`Error::Device`] with what the driver said.
     pub fn memory(&self) -> Result<(usize, usize)> {
-        self.context.mem_get_info().map_err(|e| failed("asking for free memory", e))
+        self.context.mem_get_info().map_err(|e| failed_on(&self.context, "asking for free memory", e))
     }
 
     /// The kernels that computing in `precision` takes, by number. Modules are translated for the device when they are first
@@ -170,7 +170,7 @@ impl CudaDevice {
     pub fn load(&self, precision: Precision) -> Result<Vec<Option<CudaFunction>>> {
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
         let mut load = |kernel: Kernel| {
-            let refused = |e| failed(&format!("loading {}", kernel.name()), e);
+            let refused = |e| failed_on(&self.context, &format!("loading {}", kernel.name()), e);
             let loaded =
                 modules.iter().find(|(name, _)| *name == kernel.module()).map(|(_, module)| Arc::clone(module));
             let module = match loaded {

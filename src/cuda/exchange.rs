@@ -13,7 +13,7 @@ use cudarc::driver::{CudaContext, CudaEvent, DriverError};
 use super::args::DevicePtr;
 use super::pinned::Pinned;
 use super::tower::Tower;
-use super::{CudaDevice, failed};
+use super::{CudaDevice, failed, failed_on};
 use crate::Result;
 use crate::pixels::Memory as _;
 
@@ -103,7 +103,7 @@ impl Gift {
     /// Those of the device.
     pub(super) fn new(giver: &Tower, taker: &Tower, index: usize, link: Option<Link>) -> Result<Self> {
         let context = giver.stream().context();
-        let given = context.new_event(None).map_err(|e| failed("making an event", e))?;
+        let given = context.new_event(None).map_err(|e| failed_on(context, "making an event", e))?;
         let step = &giver.plan.steps[index];
         let bytes = giver.element_bytes(index);
         let copy = link.map(|link| {
@@ -125,7 +125,8 @@ impl Gift {
     /// Those of the device.
     pub(super) fn give(&self, giver: &Tower, taker: &Tower, images: usize) -> Result<()> {
         let stream = giver.stream();
-        let giving = |e| failed("giving the other tower its part", e);
+        let to = taker.stream().context().ordinal();
+        let giving = |e| failed_on(stream.context(), &format!("giving cuda:{to} a tower's part"), e);
         stream.context().bind_to_thread().map_err(giving)?;
         if let Some(copy) = &self.copy {
             let rows = images * copy.pixels;
@@ -155,10 +156,10 @@ impl Gift {
     /// Those of the device.
     pub(super) fn take(&self, taker: &Tower, images: usize) -> Result<()> {
         let stream = taker.stream();
-        let taking = |e| failed("taking the other tower's part", e);
+        let taking = |e| failed_on(stream.context(), "taking the other tower's part", e);
         stream.wait(&self.given).map_err(taking)?;
         if let Some((copy, staging)) = self.copy.as_ref().and_then(|copy| Some((copy, copy.staging.as_ref()?))) {
-            let from_host = copy.from_host(staging, images * copy.pixels);
+            let from_host = copy.to_device(staging, images * copy.pixels);
             // SAFETY: as in `give`, and what is read is written before the event that the stream waits for.
             unsafe { sys::cuMemcpy2DAsync_v2(&from_host, stream.cu_stream()) }.result().map_err(taking)?;
         }
@@ -219,7 +220,7 @@ impl Copy {
         }
     }
 
-    fn from_host(&self, staging: &Pinned, rows: usize) -> CUDA_MEMCPY2D_st {
+    fn to_device(&self, staging: &Pinned, rows: usize) -> CUDA_MEMCPY2D_st {
         CUDA_MEMCPY2D_st {
             srcMemoryType: CU_MEMORYTYPE_HOST,
             srcHost: staging.bytes().as_ptr().cast::<c_void>(),

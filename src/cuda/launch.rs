@@ -10,7 +10,7 @@ use super::args::{
     SpaceToDepthArgs,
 };
 use super::select::{self, Launch, Rules};
-use super::{CudaDevice, failed};
+use super::{CudaDevice, failed_on};
 use crate::Result;
 use crate::options::Precision;
 use crate::plan::{Step, StepKind};
@@ -28,7 +28,7 @@ impl Launcher {
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) where the driver makes no stream or refuses a kernel.
     pub fn new(device: &CudaDevice, precision: Precision) -> Result<Self> {
-        let stream = device.context().new_stream().map_err(|e| failed("making a stream", e))?;
+        let stream = device.context().new_stream().map_err(|e| failed_on(device.context(), "making a stream", e))?;
         Ok(Launcher { stream, functions: device.load(precision)? })
     }
 
@@ -37,7 +37,8 @@ impl Launcher {
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) where the driver makes no stream.
     pub(super) fn fork(&self) -> Result<Self> {
-        let stream = self.stream.context().new_stream().map_err(|e| failed("making a stream", e))?;
+        let context = self.stream.context();
+        let stream = context.new_stream().map_err(|e| failed_on(context, "making a stream", e))?;
         Ok(Launcher { stream, functions: self.functions.clone() })
     }
 
@@ -155,6 +156,6 @@ impl Launcher {
                 &mut parameters,
             )
         });
-        started.map_err(|e| failed(&format!("starting {} with {launch:?}", launch.kernel.name()), e))
+        started.map_err(|e| failed_on(context, &format!("starting {} with {launch:?}", launch.kernel.name()), e))
     }
 }

@@ -30,7 +30,7 @@ mod wide;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cudarc::driver::DriverError;
+use cudarc::driver::{CudaContext, DriverError};
 
 use crate::backend::{Backend, Holding, Pipeline, Score, Session};
 use crate::net::Network;
@@ -218,6 +218,11 @@ fn failed(doing: &str, error: DriverError) -> Error {
         }
         _ => Error::Device(what + UNUSABLE),
     }
+}
+
+/// [`failed`], where it was done on the device of `context`.
+fn failed_on(context: &CudaContext, doing: &str, error: DriverError) -> Error {
+    failed(&format!("{doing} on cuda:{}", context.ordinal()), error)
 }
 
 /// What went wrong in a run that had begun: the device is not asked again.

@@ -16,7 +16,7 @@ use super::pinned::Pinned;
 use super::results::Results;
 use super::steps::{Placement, Run, Steps};
 use super::tower::{Prepared, Tower};
-use super::{failed, lost};
+use super::{failed_on, lost};
 use crate::backend::{Done, Input, Pipeline, Prediction, Score, Scored};
 use crate::pixels::{Memory as _, Pixels};
 use crate::plan::Plan;
@@ -73,8 +73,8 @@ impl CudaPipeline {
         let steps = Steps::new(placement, plan, SLOTS, most.bytes())?;
         let context = steps.stream().context();
         let watch = &steps.shared().watch;
-        let opening = |e| failed("making streams and events", e);
-        let event = |context: &Arc<CudaContext>| context.new_event(None).map_err(opening);
+        let opening = |context: &CudaContext, e| failed_on(context, "making streams and events", e);
+        let event = |context: &Arc<CudaContext>| context.new_event(None).map_err(|e| opening(context, e));
         let slot = || {
             Ok(Slot {
                 graphs: HashMap::new(),
@@ -85,12 +85,15 @@ impl CudaPipeline {
         };
         let slots = [slot()?, slot()?];
         let copies = steps.inputs(0).map(|(tower, _)| {
-            let copies = tower.stream().context().new_stream()?;
-            // The pixels' memory is cleared on the other stream.
-            copies.wait(&tower.stream().record_event(None)?)?;
-            Ok(copies)
+            let open = || {
+                let copies = tower.stream().context().new_stream()?;
+                // The pixels' memory is cleared on the other stream.
+                copies.wait(&tower.stream().record_event(None)?)?;
+                Ok(copies)
+            };
+            open().map_err(|e| opening(tower.stream().context(), e))
         });
-        let copies = copies.collect::<std::result::Result<_, _>>().map_err(opening)?;
+        let copies = copies.collect::<Result<_>>()?;
         Ok(CudaPipeline {
             slots,
             prepared: HashMap::new(),
@@ -133,18 +136,19 @@ impl CudaPipeline {
             self.slots[number].graphs.insert(results.images, graph);
         }
         let (slot, stream) = (&self.slots[number], self.steps.stream());
-        let starting = |e| lost(failed("starting a batch", e));
+        let starting = |stream: &CudaStream, e| lost(failed_on(stream.context(), "starting a batch", e));
         for (((tower, to), copies), copied) in self.steps.inputs(number).zip(&self.copies).zip(&slot.copied) {
             if resident {
                 break;
             }
-            copies.context().bind_to_thread().map_err(starting)?;
+            copies.context().bind_to_thread().map_err(|e| starting(copies, e))?;
             // SAFETY: the slot's memory holds a batch of pixels, and the batch that used it before was waited for; the pixels
             // stay with this pipeline until the copy is over, or for ever where the device hangs.
             let queued = unsafe { result::memcpy_htod_async(to, pixels, copies.cu_stream()) };
             let queued = queued.and_then(|()| copied.record(copies));
-            queued.and_then(|()| tower.stream().wait(copied)).map_err(starting)?;
+            queued.and_then(|()| tower.stream().wait(copied)).map_err(|e| starting(copies, e))?;
         }
+        let starting = |e| starting(stream, e);
         stream.context().bind_to_thread().map_err(starting)?;
         match slot.graphs.get(&results.images) {
             Some(graph) => graph.launch().map_err(starting)?,
@@ -158,7 +162,7 @@ impl CudaPipeline {
     /// The graph of all kernels for a number of images, from pixels in slot `number` to results on the host.
     fn capture(&self, number: usize, results: Results) -> Result<CudaGraph> {
         let stream = self.steps.stream();
-        let capturing = |e: DriverError| failed("capturing a CUDA graph", e);
+        let capturing = |e: DriverError| failed_on(stream.context(), "capturing a CUDA graph", e);
         // Other threads may allocate meanwhile.
         stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(capturing)?;
         let captured = self.enqueue(number, results);
@@ -183,7 +187,7 @@ impl CudaPipeline {
             let host = std::slice::from_raw_parts_mut(host.as_ptr().cast::<u8>(), results.bytes());
             result::memcpy_dtoh_async(host, from, stream.cu_stream())
         };
-        copied.map_err(|e| failed("copying results", e))
+        copied.map_err(|e| failed_on(stream.context(), "copying results", e))
     }
 
     /// The results of a batch that is done, those that overflowed computed again.

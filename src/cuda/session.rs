@@ -11,7 +11,7 @@ use super::results::Results;
 use super::steps::{Mark, Placement, Run, Steps};
 use super::timeline::Clock;
 use super::tower::{Prepared, Tower, address};
-use super::{Element, failed, lost};
+use super::{Element, failed_on, lost};
 use crate::backend::{Activation, Input, Prediction, Score, Session, Timeline};
 use crate::net::Shape;
 use crate::plan::{Plan, StepKind};
@@ -47,7 +47,8 @@ struct Host {
 impl CudaSession {
     pub fn new(placement: &Placement, plan: Plan) -> Result<Self> {
         let steps = Steps::new(placement, plan, 1, 0)?;
-        let done = steps.stream().context().new_event(None).map_err(|e| failed("making an event", e))?;
+        let context = steps.stream().context();
+        let done = context.new_event(None).map_err(|e| failed_on(context, "making an event", e))?;
         Ok(CudaSession { steps, done, results: None, images: 0, prepared: (0, vec![]), seed: 0, host: Host::default() })
     }
 
@@ -110,7 +111,8 @@ impl CudaSession {
 
     /// Waits for everything queued so far.
     fn wait(&self) -> Result<()> {
-        self.done.record(self.steps.stream()).map_err(|e| lost(failed("running the network", e)))?;
+        let stream = self.steps.stream();
+        self.done.record(stream).map_err(|e| lost(failed_on(stream.context(), "running the network", e)))?;
         self.steps.wait(&self.done)
     }
 
@@ -149,7 +151,7 @@ impl CudaSession {
     /// Copies `len` bytes at `from` to the host by `stream`, and waits for them and everything before.
     fn download(&mut self, stream: &Arc<CudaStream>, from: DevicePtr, len: usize) -> Result<()> {
         self.host.bytes.resize(len, 0);
-        let running = |e| lost(failed("running the network", e));
+        let running = |e| lost(failed_on(stream.context(), "running the network", e));
         stream.context().bind_to_thread().map_err(running)?;
         // SAFETY: `from` has `len` bytes in the arena or the results; `bytes` stays until the wait below, or settle, is over.
         // Where the device hangs it is given up, below.
@@ -172,7 +174,7 @@ impl CudaSession {
 /// until it is done.
 fn upload(tower: &Tower, to: DevicePtr, bytes: &[u8]) -> Result<()> {
     let stream = tower.stream();
-    let copying = |e| failed("copying the input", e);
+    let copying = |e| failed_on(stream.context(), "copying the input", e);
     stream.context().bind_to_thread().map_err(copying)?;
     // SAFETY: room and lifetime are the callers' promise, which both keep: run waits.
     unsafe { result::memcpy_htod_async(to, bytes, stream.cu_stream()) }.map_err(copying)
@@ -222,7 +224,7 @@ impl Session for CudaSession {
             let most = Results { images: self.steps.plan.batch, ..results };
             // SAFETY: the kernel below writes what is read.
             let memory = unsafe { stream.alloc(most.bytes()) };
-            self.results = Some(memory.map_err(|e| failed("allocating memory for results", e))?);
+            self.results = Some(memory.map_err(|e| failed_on(stream.context(), "allocating memory for results", e))?);
         }
         let at = address(self.results.as_ref().expect("just made"), stream);
         // SAFETY: logits are (images, classes) float32 in the session's arena; the results have room for all images and k

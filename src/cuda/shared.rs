@@ -12,7 +12,7 @@ use super::launch::Launcher;
 use super::select::Rules;
 use super::watch::Watch;
 use super::wide::Wide;
-use super::{CudaDevice, Settings, failed};
+use super::{CudaDevice, Settings, failed_on};
 use crate::net::{Network, Op};
 use crate::options::Fc;
 use crate::weights::Weights;
@@ -168,7 +168,7 @@ fn open_cublaslt(
 pub(super) fn to_device<T: DeviceRepr>(launcher: &Launcher, watch: &Watch, values: &[T]) -> Result<CudaSlice<T>> {
     const DOING: &str = "uploading weights";
     let stream = launcher.own_stream();
-    let copied = stream.clone_htod(values).map_err(|e| failed(DOING, e));
+    let copied = stream.clone_htod(values).map_err(|e| failed_on(stream.context(), DOING, e));
     let uploaded = copied.and_then(|slice| watch.wait_for(stream, DOING).map(|()| slice));
     if uploaded.is_err() {
         watch.settle(stream); // the values are the caller's again

@@ -7,7 +7,7 @@ use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, result};
 use super::arena::Layout;
 use super::args::DevicePtr;
 use super::exchange::{Gift, Link};
-use super::failed;
+use super::failed_on;
 use super::fuse::{as_run, towers_as_run};
 use super::results::Results;
 use super::select::{self, Rules};
@@ -154,7 +154,14 @@ impl Steps {
             }
         }
         if let [first, second] = &steps.towers[..] {
-            let event = first.stream().context().new_event(None).map_err(|e| failed("making an event", e))?;
+            let context = first.stream().context();
+            let event = context.new_event(None).map_err(|e| failed_on(context, "making an event", e))?;
+            if *link == Some(Link::Peer) {
+                // Tower 0 writes to what tower 1's stream allocates, which it may not before that has come so far.
+                let allocated = second.stream().record_event(None);
+                let ordered = allocated.and_then(|allocated| first.stream().wait(&allocated));
+                ordered.map_err(|e| failed_on(second.stream().context(), "ordering memory", e))?;
+            }
             let towers = [first, second];
             let gift = |index: usize, giver: usize| {
                 let gives = towers[giver].plan.steps.get(index).is_some_and(|step| !step.given().is_empty());
@@ -255,9 +262,10 @@ impl Steps {
     /// Lets tower 1 begin once tower 0 has got to where it is now.
     fn begin(&self) -> Result<()> {
         let begun = self.begun.as_ref().expect("two towers have it");
-        let beginning = |e| failed("beginning a run of two towers", e);
-        begun.record(self.stream()).map_err(beginning)?;
-        self.towers[1].stream().wait(begun).map_err(beginning)
+        let [first, second] = [0, 1].map(|tower: usize| self.towers[tower].stream());
+        let beginning = |stream: &CudaStream, e| failed_on(stream.context(), "beginning a run of two towers", e);
+        begun.record(first).map_err(|e| beginning(first, e))?;
+        second.wait(begun).map_err(|e| beginning(second, e))
     }
 
     /// What `tower` gives after step `index`.
@@ -315,12 +323,14 @@ impl OnDevice {
     /// An arena on `stream`'s device, with the slots' pixels cleared.
     fn new(stream: Arc<CudaStream>, tower: usize, layout: &Layout, plan: &Plan) -> Result<Self> {
         // Another process may have most of it.
+        let failed = |doing: &str, e| failed_on(stream.context(), doing, e);
         let (free, total) = stream.context().mem_get_info().map_err(|e| failed("asking for free memory", e))?;
         if !fits(layout.bytes, free, total) {
             return Err(Error::DeviceMemory(format!(
-                "a batch of {} needs {} MB on the device, which has {} of {} MB free; lower --batch-size",
+                "a batch of {} needs {} MB on cuda:{}, which has {} of {} MB free; lower --batch-size",
                 plan.batch,
                 layout.bytes.div_ceil(1 << 20),
+                stream.context().ordinal(),
                 free >> 20,
                 total >> 20
             )));

@@ -6,7 +6,7 @@ use cudarc::driver::sys::{self, CUevent_flags};
 use cudarc::driver::{CudaEvent, CudaStream};
 
 use super::steps::{Mark, Steps};
-use super::{failed, lost};
+use super::{failed, failed_on, lost};
 use crate::Result;
 use crate::backend::{Span, Timeline, Track, Work};
 
@@ -68,7 +68,7 @@ fn timed(stream: &CudaStream) -> Result<CudaEvent> {
         event.record(stream)?;
         Ok(event)
     });
-    event.map_err(|e| failed("recording an event", e))
+    event.map_err(|e| failed_on(context, "recording an event", e))
 }
 
 fn elapsed(from: &CudaEvent, to: &CudaEvent) -> Result<Duration> {

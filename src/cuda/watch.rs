@@ -9,7 +9,7 @@ use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaEvent, CudaStream, DriverError, result};
 
 use super::pipeline::SLOTS;
-use super::{failed, lost};
+use super::{failed_on, lost};
 use crate::{Error, Result};
 
 /// Waits shorter than this keep the thread: waking it up would cost more than the wait.
@@ -52,7 +52,7 @@ impl Watch {
     /// # Errors
     /// [`Error::DeviceLost`] with what went wrong in that work, or after the watch's patience.
     pub(super) fn wait(&self, event: &CudaEvent, stream: &CudaStream, others: &[&Arc<CudaStream>]) -> Result<()> {
-        self.wait_or(event, (stream, others), |e| lost(failed("running the network", e)))
+        self.wait_or(event, (stream, others), |stream, e| lost(failed_on(stream.context(), "running the network", e)))
     }
 
     /// Waits for everything that was queued on `stream`, to begin with, for `doing`.
@@ -60,22 +60,26 @@ impl Watch {
     /// # Errors
     /// [`Error::Device`] with what went wrong, [`Error::DeviceLost`] after the watch's patience.
     pub(super) fn wait_for(&self, stream: &CudaStream, doing: &str) -> Result<()> {
-        let event = stream.record_event(None).map_err(|e| failed(doing, e))?;
-        self.wait_or(&event, (stream, &[]), |e| failed(doing, e))
+        let event = stream.record_event(None).map_err(|e| failed_on(stream.context(), doing, e))?;
+        self.wait_or(&event, (stream, &[]), |stream, e| failed_on(stream.context(), doing, e))
     }
 
     fn wait_or(
         &self,
         event: &CudaEvent,
         (stream, others): (&CudaStream, &[&Arc<CudaStream>]),
-        failed: impl Fn(DriverError) -> Error,
+        failed: impl Fn(&CudaStream, DriverError) -> Error,
     ) -> Result<()> {
         make_current(stream);
         let begin = Instant::now();
-        while !event.try_is_complete().map_err(&failed)? {
-            // A device that failed may never come to what this one waits for.
+        loop {
+            let complete = event.try_is_complete().map_err(|e| failed(stream, e))?;
+            // A device that failed may never come to what this one waits for, or let it go on with what is not there.
             for other in others {
-                is_idle(other).map_err(&failed)?;
+                is_idle(other).map_err(|e| failed(other, e))?;
+            }
+            if complete {
+                return Ok(());
             }
             match begin.elapsed() {
                 waited if waited >= self.patience => {
@@ -90,7 +94,6 @@ impl Watch {
                 _ => thread::sleep(NAP),
             }
         }
-        Ok(())
     }
 
     /// Waits until nothing is under way on `stream` any more, whatever comes of it, unless the device hangs or turns out to.

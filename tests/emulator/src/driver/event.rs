@@ -136,8 +136,8 @@ exports! {
         let recorded = event.point()?;
         capture::forbid_unsafe()?;
         if let Some((point, _)) = recorded {
-            overtake(|_, queue| Arc::ptr_eq(queue, point.queue()));
-            if !point.poll() {
+            let done = point.poll(|| overtake(|_, queue| Arc::ptr_eq(queue, point.queue())));
+            if !done && !context.faulted() {
                 return Err(Code::NOT_READY);
             }
         }

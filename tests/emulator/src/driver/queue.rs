@@ -4,8 +4,10 @@
 //! before it, so that pieces never wait for each other in a circle. A thread that runs a piece waits for another thread
 //! only while that runs an older piece, so that neither do threads.
 
-use std::collections::VecDeque;
+use std::cell::Cell;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::ThreadId;
 
 use super::capture::Member;
 use super::lock;
@@ -18,6 +20,11 @@ pub enum Kind {
     /// Its work comes after the earlier work of the default stream.
     Blocking,
     NonBlocking,
+}
+
+thread_local! {
+    /// How many polls of this thread have done something, of any queue.
+    static STEPS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// A piece of work that runs once.
@@ -41,8 +48,8 @@ struct State {
     done: u64,
     /// A thread runs the piece after those that are done.
     running: bool,
-    /// Polls that found something undone since the last submission.
-    polls: u64,
+    /// How many [`STEPS`] each thread had done after its last poll, of those since the last submission.
+    polls: HashMap<ThreadId, u64>,
     /// Position of the first piece that never ends: from there on nothing is done.
     hangs: Option<u64>,
 }
@@ -71,7 +78,7 @@ impl Queue {
         let mut state = lock(&self.state);
         state.pieces.push_back(Piece { after, task: task.unwrap_or_else(|| Box::new(|| ())) });
         state.submitted += 1;
-        state.polls = 0;
+        state.polls.clear();
         if hangs {
             state.hangs = state.hangs.or(Some(state.submitted));
         }
@@ -159,20 +166,20 @@ impl Point {
         self.queue.run_to(self.position);
     }
 
-    /// Whether everything up to here is done. Each poll but the first does one more piece, so that
-    /// polling comes to an end.
-    pub fn poll(&self) -> bool {
+    /// Whether everything up to here is done. Where no other poll of this thread has done anything since its last one here, it
+    /// does `first` and then one more piece, so that polling comes to an end. Of queues that are polled in turn, one goes on
+    /// and the others no further than it needs.
+    pub fn poll(&self, first: impl FnOnce()) -> bool {
         if self.is_done() || self.hangs() {
             return self.is_done();
         }
-        let polls = {
-            let mut state = lock(&self.queue.state);
-            state.polls += 1;
-            state.polls
-        };
-        if polls > 1 {
+        let thread = std::thread::current().id();
+        if lock(&self.queue.state).polls.get(&thread) == Some(&STEPS.get()) {
+            first();
             self.step();
+            STEPS.set(STEPS.get() + 1);
         }
+        lock(&self.queue.state).polls.insert(thread, STEPS.get());
         self.is_done()
     }
 

@@ -133,8 +133,10 @@ impl Lane {
         capture::forbid(&self.queue, Code::STREAM_CAPTURE_UNSUPPORTED)?;
         let mut points = if self.queue.kind == Kind::Default { self.implied() } else { Vec::new() };
         points.push(self.queue.end());
-        overtake(|_, queue| Arc::ptr_eq(queue, &self.queue));
-        if points.iter().all(Point::poll) { self.context.synchronise() } else { Err(Code::NOT_READY) }
+        let first = || overtake(|_, queue| Arc::ptr_eq(queue, &self.queue));
+        let done = points.iter().all(|point| point.poll(first));
+        // A fault is told at once, whatever else is still to be done.
+        if done || self.context.faulted() { self.context.synchronise() } else { Err(Code::NOT_READY) }
     }
 
     /// Waits for all work submitted so far.

@@ -223,6 +223,28 @@ fn events_stand_for_points() {
 }
 
 #[test]
+fn of_streams_polled_in_turn_one_goes_on_alone() {
+    in_child("driver::deferred::of_streams_polled_in_turn_one_goes_on_alone", &DEFERRED, || {
+        let context = untracked();
+        let streams = [context.new_stream().unwrap(), context.new_stream().unwrap()];
+        let add = function(&context, "add");
+        let values = [0, 1].map(|at: usize| streams[at].clone_htod(&[1.0f32]).unwrap());
+        streams.iter().for_each(|stream| stream.synchronize().unwrap());
+        for (stream, values) in streams.iter().zip(&values) {
+            queue_add(stream, &add, values, 1.0);
+            queue_add(stream, &add, values, 1.0);
+        }
+        let is_done = |at: usize| unsafe { sys::cuStreamQuery(streams[at].cu_stream()) } == CUresult::CUDA_SUCCESS;
+        while !is_done(0) {
+            assert!(!is_done(1));
+        }
+        assert_eq!([now(&context, &values[0]), now(&context, &values[1])], [[3.0], [1.0]]);
+        while !is_done(1) {}
+        assert_eq!(now(&context, &values[1]), [3.0]);
+    });
+}
+
+#[test]
 fn default_stream() {
     in_child("driver::deferred::default_stream", &DEFERRED, || {
         let context = untracked();
