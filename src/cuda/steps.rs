@@ -155,6 +155,11 @@ impl Steps {
         }
         if let [first, second] = &steps.towers[..] {
             let event = first.stream().context().new_event(None).map_err(|e| failed("making an event", e))?;
+            if link.is_some() {
+                // Tower 0 may write to the other device before anything there is waited for: only once memory is allocated.
+                let allocated = second.stream().record_event(None).and_then(|event| first.stream().wait(&event));
+                allocated.map_err(|e| failed("waiting for the other device's memory", e))?;
+            }
             let towers = [first, second];
             let gift = |index: usize, giver: usize| {
                 let gives = towers[giver].plan.steps.get(index).is_some_and(|step| !step.given().is_empty());
