@@ -138,7 +138,7 @@ impl Gift {
                     unsafe { sys::cuMemcpy3DPeerAsync(&peer, stream.cu_stream()) }
                 }
                 Some(staging) => {
-                    let to_host = copy.to_host(staging, rows);
+                    let to_host = copy.device_to_host(staging, rows);
                     // SAFETY: as above; the page-locked memory has room for the plan's batch, and the taker has read what was
                     // there before, since it met the giver after that.
                     unsafe { sys::cuMemcpy2DAsync_v2(&to_host, stream.cu_stream()) }
@@ -158,7 +158,7 @@ impl Gift {
         let taking = |e| failed("taking the other tower's part", e);
         stream.wait(&self.given).map_err(taking)?;
         if let Some((copy, staging)) = self.copy.as_ref().and_then(|copy| Some((copy, copy.staging.as_ref()?))) {
-            let from_host = copy.from_host(staging, images * copy.pixels);
+            let from_host = copy.host_to_device(staging, images * copy.pixels);
             // SAFETY: as in `give`, and what is read is written before the event that the stream waits for.
             unsafe { sys::cuMemcpy2DAsync_v2(&from_host, stream.cu_stream()) }.result().map_err(taking)?;
         }
@@ -198,7 +198,7 @@ impl Copy {
     }
 
     /// On the host pixels lie without gaps.
-    fn to_host(&self, staging: &Pinned, rows: usize) -> CUDA_MEMCPY2D_st {
+    fn device_to_host(&self, staging: &Pinned, rows: usize) -> CUDA_MEMCPY2D_st {
         CUDA_MEMCPY2D_st {
             srcXInBytes: 0,
             srcY: 0,
@@ -219,7 +219,7 @@ impl Copy {
         }
     }
 
-    fn from_host(&self, staging: &Pinned, rows: usize) -> CUDA_MEMCPY2D_st {
+    fn host_to_device(&self, staging: &Pinned, rows: usize) -> CUDA_MEMCPY2D_st {
         CUDA_MEMCPY2D_st {
             srcMemoryType: CU_MEMORYTYPE_HOST,
             srcHost: staging.bytes().as_ptr().cast::<c_void>(),
@@ -229,7 +229,7 @@ impl Copy {
             dstHost: ptr::null_mut(),
             dstDevice: self.to,
             dstPitch: self.pitch,
-            ..self.to_host(staging, rows)
+            ..self.device_to_host(staging, rows)
         }
     }
 }
