@@ -11,8 +11,8 @@
 //! [`net`] holds the descriptions and infers shapes from a checkpoint's tensors; [`plan`] turns a network and a batch size
 //! into fused steps over a few buffers; a [`backend`] runs plans. [`cpu`] is the backend that runs everywhere, and
 //! [`cpu::naive`] the oracle that every kernel is tested against; `cuda` runs the
-//! kernels in `kernels/`; [`parallel`] gives batches to several devices in turn. Activations are NHWC and filters KRSC throughout;
-//! checkpoints and the oracle keep PyTorch's NCHW and KCRS.
+//! kernels in `kernels/`; [`parallel`] gives batches to several devices in turn, [`split`] divides a plan between two
+//! towers. Activations are NHWC and filters KRSC throughout; checkpoints and the oracle keep PyTorch's NCHW and KCRS.
 //!
 //! Most programs need [`Model`] alone:
 //!

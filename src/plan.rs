@@ -179,7 +179,8 @@ impl Plan {
             let first = matches!(step.kind, StepKind::Preprocess { .. });
             let linked = step.input == shape && step.source == source && source.is_none() == first;
             let ends = step.logits == std::ptr::eq(step, self.logits());
-            let chained = linked && source != Some(step.target) && room && ends;
+            // Halves are made from a plan that was checked.
+            let chained = linked && source != Some(step.target) && room && ends && step.half.is_none();
             let weight_fits =
                 |index: usize, expected: &[usize]| parameters.get(index).is_some_and(|p| p.weight_shape == expected);
             let (from, to) = (step.input, step.output);

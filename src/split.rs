@@ -41,6 +41,11 @@ enum Need {
 /// # Errors
 /// [`Error::Usage`] with the layer that cannot be divided, and why.
 pub fn towers(plan: &Plan) -> Result<[Plan; 2]> {
+    // The input is both towers' and the last layer the first one's: nothing would be left, and nowhere they meet.
+    if plan.steps.len() < 3 {
+        let last = plan.logits().layers[0];
+        return Err(Error::Usage(format!("a plan that ends with {last} has no layer to split between two towers")));
+    }
     let mut needs = plan.steps.iter().map(need).collect::<Result<Vec<_>>>()?;
     let last = plan.steps.len() - 1;
     needs[last] = Need::All; // whatever it is, one tower computes all of it
@@ -68,7 +73,7 @@ fn need(step: &Step) -> Result<Need> {
         StepKind::Conv { conv, .. } if conv.groups == 1 => Ok(Need::All),
         StepKind::Conv { conv, .. } if conv.groups % 2 == 0 => Ok(Need::Own),
         StepKind::Conv { .. } => cannot("its groups are an odd number"),
-        StepKind::Lrn(lrn) if lrn.scope == LrnScope::All => Ok(Need::Border(lrn.size / 2)),
+        StepKind::Lrn(lrn) if lrn.scope == LrnScope::All && lrn.size > 1 => Ok(Need::Border(lrn.size / 2)),
         StepKind::Dropout { .. } => cannot("the towers are of inference, and dropout is of training"),
         StepKind::LrnMaxPool(_) | StepKind::MaxPoolLrn(_) => unreachable!("Plan::check refuses a device's own steps"),
         StepKind::Linear { .. } => Ok(Need::All),
@@ -215,6 +220,23 @@ mod tests {
         }
     }
 
+    /// A window of one channel takes nothing of the other side: the towers do not meet there.
+    #[test]
+    fn normalisation_of_channels_by_themselves_is_no_meeting() {
+        let network = Network::published(Variant::by_name("caffe").unwrap(), 1000).unwrap();
+        let mut plan = Plan::new(&network, 1, &[]).unwrap();
+        for step in &mut plan.steps {
+            if let StepKind::Lrn(lrn) = &mut step.kind {
+                lrn.size = 1;
+            }
+        }
+        let towers = towers(&plan).unwrap();
+        assert_eq!(joins(&towers, 0)[0].0, "conv3");
+        for step in towers.iter().flat_map(|tower| &tower.steps) {
+            assert!(!step.is_joined() || !step.given().is_empty() || step.layers[0] == "fc7", "{step:?}");
+        }
+    }
+
     /// Together the halves are the whole: widths, and a chain of inputs.
     #[test]
     fn halves_are_chains_that_add_up() {
@@ -246,6 +268,12 @@ mod tests {
         let network = Network::published(torchvision, 10).unwrap();
         let reason = refused(&Plan::train(&network, 1, &[]).unwrap());
         assert!(reason.contains("drop6") && reason.contains("training"), "{reason}");
+        let mut input = Plan::new(&network, 1, &[]).unwrap();
+        for (steps, ends) in [(2, "conv1"), (1, "input")] {
+            input.steps.truncate(steps);
+            input.steps[steps - 1].logits = true;
+            assert!(refused(&input).contains(ends));
+        }
         // The last layer is one tower's: any number of classes will do.
         let classes = Network::published(torchvision, 7).unwrap();
         towers(&Plan::new(&classes, 1, &[]).unwrap()).unwrap();

@@ -3,6 +3,7 @@
 use alexnet::backend::{Input, Score};
 use alexnet::cpu::naive;
 use alexnet::plan::{Plan, StepKind};
+use alexnet::split::Half;
 use alexnet::weights::seeded;
 use alexnet::{Device, Error, Model, Options, Precision};
 
@@ -164,7 +165,7 @@ fn plans_that_do_not_fit_are_refused() {
     let good = Plan::new(model.network(), 4, &["pool1"]).unwrap();
     good.check(model.network()).unwrap();
     type Break = fn(&mut Plan);
-    let broken: [(&str, Break); 11] = [
+    let broken: [(&str, Break); 12] = [
         ("a narrower last layer", |p| p.steps.last_mut().unwrap().output.c = 3),
         ("a small buffer", |p| p.buffers[0] -= 1),
         ("a missing buffer", |p| p.buffers.truncate(1)),
@@ -186,6 +187,10 @@ fn plans_that_do_not_fit_are_refused() {
         ("no steps", |p| p.steps.clear()),
         ("logits in the middle", |p| p.steps[1].logits = true),
         ("no logits", |p| p.steps.last_mut().unwrap().logits = false),
+        ("a tower's half, whose output lies in a wider buffer", |p| {
+            let whole = p.steps[1].clone();
+            p.steps[1].half = Some(Box::new(Half { tower: 1, joined: true, gives: 0..0, whole }));
+        }),
     ];
     for (what, break_it) in broken {
         let mut plan = good.clone();

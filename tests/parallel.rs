@@ -442,6 +442,16 @@ fn both_devices_fail() {
     assert_eq!((ended.code, ended.finished(&whole)), (7, 0), "{ended:?}");
 }
 
+/// Figures of one device are not those of two.
+#[test]
+fn compare_needs_every_device() {
+    let arguments = ["compare", "--checkpoint", "samples/shapes.safetensors", "--layouts", "data-parallel", "-b", "1"];
+    let arguments = [&arguments[..], &["--duration", "0.01", "--device", "cuda:0,1"]].concat();
+    let ended = alexnet(&arguments, "", &[("CUEMU_FAULT", "graph:4:719@1")]);
+    assert_eq!((ended.code, &ended.csv[..]), (7, ""), "{ended:?}");
+    assert!(ended.stderr.contains("data-parallel cannot be measured without it"), "{ended:?}");
+}
+
 #[test]
 #[ignore = "ten seconds, run by .ci/run"]
 fn bench_on_two_devices() {

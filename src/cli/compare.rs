@@ -131,6 +131,13 @@ fn measure(
     }; // The pipelines' memory is free again.
     let sessions = models.iter().map(|(_, model)| model.session(batch, &[]));
     let timelines = towers::measure(&mut sessions.collect::<Result<Vec<_>>>()?, &filled(&models[0].1)?, duration)?;
+    // Figures of what is left would be those of another layout.
+    for (layout, model) in models {
+        if let Some(reason) = model.given_up().first() {
+            let name = layout.name();
+            return Err(Error::DeviceLost(format!("{reason}; {name} cannot be measured without it, run it again")));
+        }
+    }
     let baseline = rates[0].rounds.clone();
     let mut measurements = vec![];
     for (index, ((rates, timeline), (layout, model))) in rates.into_iter().zip(timelines).zip(models).enumerate() {

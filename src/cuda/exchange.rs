@@ -139,7 +139,7 @@ impl Gift {
                     unsafe { sys::cuMemcpy3DPeerAsync(&peer, stream.cu_stream()) }
                 }
                 Some(staging) => {
-                    let to_host = copy.to_host(staging, rows);
+                    let to_host = copy.device_to_host(staging, rows);
                     // SAFETY: as above; the page-locked memory has room for the plan's batch, and the taker has read what was
                     // there before, since it met the giver after that.
                     unsafe { sys::cuMemcpy2DAsync_v2(&to_host, stream.cu_stream()) }
@@ -199,7 +199,7 @@ impl Copy {
     }
 
     /// On the host pixels lie without gaps.
-    fn to_host(&self, staging: &Pinned, rows: usize) -> CUDA_MEMCPY2D_st {
+    fn device_to_host(&self, staging: &Pinned, rows: usize) -> CUDA_MEMCPY2D_st {
         CUDA_MEMCPY2D_st {
             srcXInBytes: 0,
             srcY: 0,
@@ -230,7 +230,7 @@ impl Copy {
             dstHost: ptr::null_mut(),
             dstDevice: self.to,
             dstPitch: self.pitch,
-            ..self.to_host(staging, rows)
+            ..self.device_to_host(staging, rows)
         }
     }
 }

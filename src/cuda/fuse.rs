@@ -22,11 +22,11 @@ pub fn towers_as_run(network: &Network, plan: &Plan, rules: &Rules) -> Result<[P
     let whole = as_run(network, plan.clone(), rules);
     let towers = split::towers(plan)?.map(|tower| {
         let mut tower = lowered(Depth::of(network, rules.precision), tower);
-        for step in tower.steps.iter_mut().filter(|step| step.weights().is_some()) {
-            let weights = step.weights();
+        // Fusing leaves weighted steps apart and in order.
+        let weighted = tower.steps.iter_mut().filter(|step| step.weights().is_some());
+        for (step, same) in weighted.zip(whole.steps.iter().filter(|step| step.weights().is_some())) {
             if let Some(half) = &mut step.half {
-                let same = whole.steps.iter().find(|step| step.weights() == weights);
-                half.whole = same.expect("a network runs all its layers").clone();
+                half.whole = same.clone();
             }
         }
         fused(tower, rules)

@@ -65,7 +65,8 @@ impl Launcher {
     /// rearranged or fused. The addresses are of memory on this stream's device that stays allocated until the stream has run the
     /// kernels: `source` and `target` with room for `images` inputs and outputs of the step, neither overlapping the other,
     /// `filter` and `bias` of the step's shape where it has weights, `partial` with room for the splits' sums. A buffer's
-    /// elements, and 128 more, fit 31 bits, and addresses are multiples of 16.
+    /// elements, and 128 more, fit 31 bits, and addresses are multiples of 16. A half's `target` is that of its first channel, in a
+    /// buffer of [`Step::room`] an image whose address is one.
     ///
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) naming the kernel.

@@ -76,6 +76,7 @@ impl Weights {
 
     /// All layers' values, or those that `tower` has when the network is [split](crate::split): its half of every layer's
     /// filters, and the last layer with the first tower alone.
+    #[cfg(feature = "cuda")]
     pub(crate) fn part(&self, tower: Option<usize>) -> impl Iterator<Item = LayerWeights> {
         let last = self.layers.len().saturating_sub(1);
         let layers = self.layers.iter().enumerate().filter(move |(index, _)| tower != Some(1) || *index != last);

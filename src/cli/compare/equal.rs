@@ -1,44 +1,58 @@
 //! Whether layouts give the same bits: what is measured after is then the same work.
 
-use alexnet::{Error, Input, Model, Pixels, Result, Score};
+use alexnet::{Error, Input, Model, Pipeline, Pixels, Result, Score};
 
 use super::layout::Layout;
 
-/// Runs `images` pictures through every layout, by the session and by the pipeline that are measured later, and compares
-/// all logits with those of the first layout. Gives the number of logits of each that were compared.
+/// Runs `images` pictures through every layout, by the session and by every place of the pipeline that are measured later, and
+/// compares all logits with those of the first layout. Gives the number of logits of each that were compared, those of the
+/// pipeline's places once.
 ///
 /// # Errors
 /// [`Error::DeviceLost`] naming the first logit that differs, and those of the device.
 pub fn check(models: &[(Layout, Model)], images: usize, fill: impl Fn(&mut Pixels)) -> Result<usize> {
+    let classes = models[0].1.network().classes();
     let (mut by_session, mut by_pipeline) = (vec![], vec![]);
     for (layout, model) in models {
-        let mut pixels = model.pixels(images)?;
-        fill(&mut pixels);
+        let filled = || {
+            let mut pixels = model.pixels(images)?;
+            fill(&mut pixels);
+            Ok(pixels)
+        };
         let mut session = model.session(images, &[])?;
-        session.run(Input::Pixels(&pixels))?;
+        session.run(Input::Pixels(&filled()?))?;
         by_session.push((*layout, session.logits()?.to_vec()));
-        by_pipeline.push((*layout, through_pipeline(model, images, pixels)?));
+        let mut pipeline = model.pipeline(images, classes, Score::Logit)?;
+        let places = through_pipeline(&mut *pipeline, classes, filled)?;
+        by_pipeline.extend(places.into_iter().map(|logits| (*layout, logits)));
     }
-    let classes = models[0].1.network().classes();
     for logits in [&by_session, &by_pipeline] {
         check_bits(logits, classes)?;
     }
     Ok(2 * images * classes)
 }
 
-/// Logits in the order of the classes.
-fn through_pipeline(model: &Model, images: usize, pixels: Pixels) -> Result<Vec<f32>> {
-    let classes = model.network().classes();
-    let mut pipeline = model.pipeline(images, classes, Score::Logit)?;
-    pipeline.submit(pixels)?;
-    let done = pipeline.collect()?.expect("a batch was submitted");
-    let mut logits = vec![0.0; images * classes];
-    for (scored, logits) in done.scored.iter().zip(logits.chunks_exact_mut(classes)) {
-        for prediction in &scored.predictions {
-            logits[prediction.index] = prediction.score;
-        }
+/// Logits in the order of the classes, of a batch in each of the pipeline's places: each device has some, and a GPU runs the
+/// first one kernel by kernel, the second one as the graph that is measured.
+fn through_pipeline(
+    pipeline: &mut dyn Pipeline,
+    classes: usize,
+    filled: impl Fn() -> Result<Pixels>,
+) -> Result<Vec<Vec<f32>>> {
+    for _ in 0..pipeline.depth() {
+        pipeline.submit(filled()?)?;
     }
-    Ok(logits)
+    let mut places = vec![];
+    while let Some(done) = pipeline.collect()? {
+        let mut logits = vec![0.0; done.scored.len() * classes];
+        for (scored, logits) in done.scored.iter().zip(logits.chunks_exact_mut(classes)) {
+            for prediction in &scored.predictions {
+                logits[prediction.index] = prediction.score;
+            }
+        }
+        places.push(logits);
+    }
+    Ok(places)
 }
 
 /// Compares each layout's logits, (N, `classes`), with those of the first.
@@ -51,7 +65,8 @@ fn check_bits(logits: &[(Layout, Vec<f32>)], classes: usize) -> Result<()> {
         if let Some((index, (value, expected_value))) = different.next() {
             return Err(Error::DeviceLost(format!(
                 "{} and {} disagree: logit of class {} of image {} is {value:e} and {expected_value:e}, {} of {} logits differ; \
-                 nothing was measured. The device or this program is at fault: run it again, and report it if it stays so",
+                 nothing was measured. GPUs of different kinds agree with --deterministic alone; else the device or this program is \
+                 at fault: run it again, and report it if it stays so",
                 layout.name(),
                 baseline.name(),
                 index % classes,
@@ -66,7 +81,55 @@ fn check_bits(logits: &[(Layout, Vec<f32>)], classes: usize) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
+    use alexnet::{Done, Precision, Prediction, Scored};
+
     use super::*;
+
+    /// Two devices, of which the second one gives every class another logit.
+    #[derive(Default)]
+    struct Unlike {
+        submitted: usize,
+        under_way: VecDeque<Pixels>,
+    }
+
+    impl Pipeline for Unlike {
+        fn depth(&self) -> usize {
+            2
+        }
+
+        fn submit(&mut self, pixels: Pixels) -> Result<()> {
+            self.submitted += 1;
+            self.under_way.push_back(pixels);
+            Ok(())
+        }
+
+        fn resubmit(&mut self, pixels: Pixels) -> Result<()> {
+            self.submit(pixels)
+        }
+
+        fn collect(&mut self) -> Result<Option<Done>> {
+            let Some(pixels) = self.under_way.pop_front() else { return Ok(None) };
+            let score = if self.under_way.is_empty() { 2.0 } else { 1.0 };
+            let predictions = [1, 0].map(|index| Prediction { index, score: score + index as f32 }).to_vec();
+            let scored = vec![Scored { predictions, precision: Precision::Float32, finite: true }];
+            Ok(Some(Done { pixels, scored }))
+        }
+
+        fn abandon(&mut self) -> Vec<Pixels> {
+            self.under_way.drain(..).collect()
+        }
+    }
+
+    #[test]
+    fn every_place_of_a_pipeline_is_compared() {
+        let mut pipeline = Unlike::default();
+        let places = through_pipeline(&mut pipeline, 2, || Ok(Pixels::zeroed(3).unwrap())).unwrap();
+        assert_eq!((pipeline.submitted, &places[..]), (2, &[vec![1.0, 2.0], vec![2.0, 3.0]][..]));
+        let places: Vec<_> = places.into_iter().map(|logits| (Layout::DataParallel, logits)).collect();
+        check_bits(&places, 2).unwrap_err();
+    }
 
     #[test]
     fn one_bit_of_one_logit_is_found() {

@@ -39,7 +39,9 @@ impl Layout {
             (Layout::TwoStream, true) => "two towers on one GPU, a stream each",
             (Layout::TwoStream, false) => "two towers, half of the CPU's threads each",
             (Layout::TwoGpu, _) => "two towers, a GPU each",
-            (Layout::DataParallel, _) => "the whole network on each GPU, which share the pictures",
+            (Layout::DataParallel, _) => {
+                "the whole network on each GPU, which share the pictures; layers are the first one's"
+            }
         }
     }
 
@@ -71,8 +73,8 @@ impl Layout {
         )))
     }
 
-    /// `options` for a model in this layout, on as many of the devices as it takes. Fully connected layers are this crate's own in each: cuBLASLt's sums depend on
-    /// a layer's width, and half a layer is half as wide.
+    /// `options` for a model in this layout, on as many of the devices as it takes. Fully connected layers are this crate's own
+    /// in each: cuBLASLt's sums depend on a layer's width, and half a layer is half as wide.
     pub fn options(self, options: &Options) -> Options {
         let split = match self {
             Layout::Single | Layout::DataParallel => None,

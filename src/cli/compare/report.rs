@@ -121,6 +121,14 @@ pub fn notes(on_gpu: bool) -> Vec<&'static str> {
     ];
     if on_gpu {
         notes.push(
+            "Times by layer are of a run kernel by kernel, not of the CUDA graph that the other figures of one GPU are of: for small \
+             batches they contain the time that the host takes to launch.",
+        );
+        notes.push(
+            "Images per second are of batch after batch on pixels that the device holds; latency is of one batch at a time, from \
+             host memory to classes.",
+        );
+        notes.push(
             "On one GPU a large batch fills the whole device from either stream: two streams then compare tails and joins. Small \
              batches show real overlap.",
         );

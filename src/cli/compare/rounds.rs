@@ -102,7 +102,8 @@ impl Contender {
             fastest = fastest.min(self.slice(least, depth, supply)?.iter().sum());
         }
         let batches = (least as f64 * slice.as_secs_f64() / fastest.as_secs_f64().max(1e-9)).round();
-        Ok((batches as usize).clamp(least, MOST_BATCHES))
+        // Whole turns: a bunch that is counted in part would be too many or too few in its time.
+        Ok((batches as usize).clamp(least, MOST_BATCHES).next_multiple_of(depth))
     }
 }
 
@@ -120,7 +121,7 @@ pub fn measure(contenders: &mut [Contender], duration: Duration) -> Result<Vec<R
         batches.push([many, single]);
     }
     let mut rates: Vec<Rates> = contenders.iter().map(|_| Rates::default()).collect();
-    let total = duration * contenders.len() as u32;
+    let total = duration.saturating_mul(contenders.len() as u32);
     let begin = Instant::now();
     let mut round = 0;
     while round < least || round % 2 == 1 || begin.elapsed() < total {
@@ -223,6 +224,19 @@ mod tests {
             }
         }
         assert!(contenders.iter().all(|contender| contender.free.len() == contender.pipeline.depth()));
+    }
+
+    /// Batches of several devices may end in bunches: what is counted are whole turns of all places.
+    #[test]
+    fn slices_are_whole_turns() {
+        for slice in (1..20).map(Duration::from_millis) {
+            let (most, log) = (Arc::new(Mutex::new(vec![0])), Arc::default());
+            let fake = Fake { name: 0, depth: 4, takes: Duration::from_micros(150), under_way: vec![], most, log };
+            let pixels = (0..4).map(|_| Pixels::zeroed(3).unwrap()).collect();
+            let mut contender = Contender::new(Box::new(fake), pixels, 1).unwrap();
+            let batches = contender.batches_a_slice(4, Supply::Resident, slice, Duration::ZERO).unwrap();
+            assert!(batches >= 8 && batches.is_multiple_of(4), "{batches}");
+        }
     }
 
     #[test]

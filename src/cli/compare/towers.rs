@@ -68,7 +68,7 @@ pub fn measure(sessions: &mut [Box<dyn Session>], pixels: &Pixels, duration: Dur
     for session in sessions.iter_mut() {
         session.timeline(alexnet::Input::Pixels(pixels))?; // the first run takes memory
     }
-    let total = duration * sessions.len() as u32;
+    let total = duration.saturating_mul(sessions.len() as u32);
     let begin = Instant::now();
     for run in 0..RUNS {
         if run >= FEW_RUNS && run % 2 == 1 && begin.elapsed() >= total {
