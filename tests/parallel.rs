@@ -444,6 +444,7 @@ fn both_devices_fail() {
 
 /// Figures of one device are not those of two.
 #[test]
+#[ignore = "ten seconds, run by .ci/run"]
 fn compare_needs_every_device() {
     let arguments = ["compare", "--checkpoint", "samples/shapes.safetensors", "--layouts", "data-parallel", "-b", "1"];
     let arguments = [&arguments[..], &["--duration", "0.01", "--device", "cuda:0,1"]].concat();
