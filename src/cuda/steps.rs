@@ -158,9 +158,10 @@ impl Steps {
             let event = context.new_event(None).map_err(|e| failed_on(context, "making an event", e))?;
             if *link == Some(Link::Peer) {
                 // Tower 0 writes to what tower 1's stream allocates, which it may not before that has come so far.
+                const DOING: &str = "ordering memory";
                 let allocated = second.stream().record_event(None);
-                let ordered = allocated.and_then(|allocated| first.stream().wait(&allocated));
-                ordered.map_err(|e| failed_on(second.stream().context(), "ordering memory", e))?;
+                let allocated = allocated.map_err(|e| failed_on(second.stream().context(), DOING, e))?;
+                first.stream().wait(&allocated).map_err(|e| failed_on(context, DOING, e))?;
             }
             let towers = [first, second];
             let gift = |index: usize, giver: usize| {
