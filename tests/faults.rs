@@ -468,41 +468,6 @@ fn forgotten_copies_and_launches() {
     forgotten_calls(&["copy", "launch"]);
 }
 
-/// With any wait of a split network's first batch forgotten, which runs kernel by kernel: a graph is done in one order here.
-fn forgotten_joins(choose: impl Fn(Vec<String>) -> Vec<String>) {
-    // The second device clears its pixels, as it happens, before they are copied.
-    for (split, not_missed) in [("two-stream", ""), ("two-gpu", "wait:3")] {
-        let predict = |streams, fault: &str| {
-            let case = Case { images: 2, streams, ..FOUR_BATCHES };
-            case.predict(&["--split", split], &[("CUEMU_FAULT", fault)])
-        };
-        let whole = predict("eager", "");
-        assert_eq!(whole.code, 0, "{whole:?}");
-        each(&choose(every_call(&whole, &["wait"])), |call| {
-            let missed = ["deferred", "overtaking"].into_iter().any(|streams| {
-                let ended = predict(streams, &format!("{call}:skip"));
-                ended.code != 0 || ended.csv != whole.csv
-            });
-            assert!(
-                missed == (call != not_missed),
-                "{split}: {}",
-                if missed { "it is missed" } else { "nobody misses it" }
-            );
-        });
-    }
-}
-
-#[test]
-fn some_forgotten_joins() {
-    forgotten_joins(|all| vec![all[all.len() / 2].clone()]);
-}
-
-#[test]
-#[ignore = "a process for every wait of two runs, run by .ci/run"]
-fn all_forgotten_joins() {
-    forgotten_joins(|all| all);
-}
-
 /// The pipelines' tests, with work done as late as the driver's promises allow.
 #[test]
 #[ignore = "the pipelines' tests three times, run by .ci/run"]

@@ -62,8 +62,7 @@ fn faster(first: &Step, second: &Step, images: usize, rules: &Rules) -> Option<S
 
 /// The one step that does what `first` and `second`, which follows it, do, where there is a kernel for it.
 pub fn pair(first: &Step, second: &Step, rules: &Rules) -> Option<Step> {
-    let joined = first.half.as_ref().is_some_and(|half| half.joined);
-    if first.kept || second.kept || second.logits || joined {
+    if first.kept || second.kept || second.logits || first.is_joined() {
         return None;
     }
     let normalises = |lrn| select::takes_vectors(lrn, first.output.c, rules.element());
