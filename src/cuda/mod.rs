@@ -141,10 +141,10 @@ impl Backend for CudaBackend {
             (None, _) => shared.device.clone(),
             (Some(_), None) => format!("{}, split between two streams", shared.device),
             (Some(_), Some(Link::Peer)) => {
-                format!("{} and {}, split, with peer access", shared.device, parts[1].device)
+                format!("{} and {}, split between the two, with peer access", shared.device, parts[1].device)
             }
             (Some(_), Some(Link::Host)) => {
-                format!("{} and {}, split, by way of the host's memory", shared.device, parts[1].device)
+                format!("{} and {}, split between the two, by way of the host's memory", shared.device, parts[1].device)
             }
         };
         format!("{device}, {}, fully connected layers by {fc}, {order}", precision.name())
