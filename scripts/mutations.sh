@@ -7,4 +7,4 @@ source scripts/toolchain.sh
 
 NVCC=$(pinned_nvcc)
 export NVCC
-cargo test --locked --test main mutations:: -- --ignored --nocapture
+cargo test --locked --test main every_mutation_is_caught -- --ignored --nocapture

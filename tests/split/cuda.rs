@@ -94,10 +94,10 @@ fn halves_make_the_whole(on: Target, (weights, pixels): &(Weights, Vec<u8>), kee
     }
 }
 
-/// A network whose towers share layers, and one with windows across the border.
+/// A network whose towers share layers, and those with windows across the border, before and after a pool.
 #[test]
 fn halves_make_the_whole_in_float16() {
-    for name in ["paper", "caffe"] {
+    for name in ["paper", "caffe", "caffenet"] {
         halves_make_the_whole(CUDA_F16, &drawn(Variant::by_name(name).unwrap(), &WIDTHS[0], 1), &[]);
     }
 }
