@@ -89,6 +89,16 @@ pub trait Pipeline: Send {
     /// Those of the device; the batch stays under way.
     fn collect(&mut self) -> Result<Option<Done>>;
 
+    /// From now on the device's clock is read between the parts of each batch, which takes a little longer, and
+    /// [`Done::times`] tells what it said.
+    ///
+    /// # Errors
+    /// Those of the device.
+    ///
+    /// # Panics
+    /// If batches are under way.
+    fn time(&mut self) -> Result<()>;
+
     /// Gives up all batches under way and gives back their pixels, oldest first; none of a device that hangs, which may still
     /// read them. Dropping a pipeline gives them up as well.
     fn abandon(&mut self) -> Vec<Pixels>;
@@ -101,6 +111,37 @@ pub struct Done {
     pub pixels: Pixels,
     /// An outcome an image.
     pub scored: Vec<Scored>,
+    /// What took how long, where the pipeline is told to [`time`](Pipeline::time).
+    pub times: Option<BatchTimes>,
+}
+
+/// When the parts of a batch began and ended, since the pipeline was told to [`time`](Pipeline::time).
+#[derive(Debug, Clone, PartialEq)]
+pub struct BatchTimes {
+    /// Host time that submitting it took.
+    pub enqueue: Duration,
+    /// Pixels to the device; none where it held them already, and on the CPU.
+    pub copy_in: Option<Interval>,
+    /// From the first kernel to the classes on the device.
+    pub compute: Interval,
+    /// Classes to the host; none on the CPU.
+    pub copy_out: Option<Interval>,
+}
+
+/// From one time to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interval {
+    /// From.
+    pub begin: Duration,
+    /// To.
+    pub end: Duration,
+}
+
+impl Interval {
+    /// How long it is.
+    pub fn length(&self) -> Duration {
+        self.end.saturating_sub(self.begin)
+    }
 }
 
 /// What came out for one image.

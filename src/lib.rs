@@ -64,10 +64,15 @@ mod options;
 pub mod parallel;
 mod pixels;
 pub mod plan;
+pub mod record;
 pub mod split;
+pub mod statistics;
 pub mod weights;
 
-pub use backend::{Done, Holding, Input, Pipeline, Prediction, Score, Scored, Session, Span, Timeline, Track, Work};
+pub use backend::{
+    BatchTimes, Done, Holding, Input, Interval, Pipeline, Prediction, Score, Scored, Session, Span, Timeline, Track,
+    Work,
+};
 pub use error::{Error, Result};
 pub use model::{Model, NOT_FINITE, demo_checkpoint, open_checkpoint};
 pub use options::{Device, Fc, Options, Precision, Split};

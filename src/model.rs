@@ -234,7 +234,7 @@ impl Model {
         for index in overflowed {
             image.copy_from_slice(&pixels[index * len..][..len]);
             pipeline.submit(image)?;
-            let Done { pixels, mut scored } = pipeline.collect()?.expect("one was submitted");
+            let Done { pixels, mut scored, .. } = pipeline.collect()?.expect("one was submitted");
             let Scored { predictions, finite, .. } = scored.pop().expect("an outcome an image");
             let known = |p: Prediction| if finite { p } else { Prediction { score: f32::NAN, ..p } };
             results[index] = predictions.into_iter().map(known).collect();

@@ -274,11 +274,15 @@ impl Pipeline for ParallelPipeline {
                 Ok(done) => {
                     let Done { scored, .. } = done.expect("it has the batch");
                     let Batch { pixels, .. } = self.batches.pop_front().expect("it is there");
-                    return Ok(Some(Done { pixels, scored }));
+                    return Ok(Some(Done { pixels, scored, times: None }));
                 }
                 Err(error) => self.go_on_without(device, error)?,
             }
         }
+    }
+
+    fn time(&mut self) -> Result<()> {
+        todo!("times of a batch's parts")
     }
 
     fn abandon(&mut self) -> Vec<Pixels> {

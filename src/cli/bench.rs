@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use super::args::{DecodeArgs, DeviceArgs, ModelArgs, seconds, threads};
 use super::runner::Runner;
-use super::statistics::Spread;
 use super::{Outcome, note, note_given_up, print};
+use alexnet::statistics::Spread;
 
 /// Run before anything is counted.
 const WARM_UP: Duration = Duration::from_millis(200);
@@ -272,7 +272,13 @@ fn table(report: &Report) -> String {
         writeln!(
             text,
             "{mode:<12}{:>6}{:>12.1}{:>11.3}{:>11.3}{:>11.3}{:>11.3}{:>8}",
-            r.batch_size, r.samples_per_sec, l.mean, l.median, l.p99, l.max, r.steps
+            r.batch_size,
+            r.samples_per_sec,
+            l.mean,
+            l.median,
+            l.percentile(99.0).expect("one of PERCENTILES"),
+            l.max,
+            r.steps
         )
         .expect("writing to a String");
         if l.cv > 0.025 {

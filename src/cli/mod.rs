@@ -9,12 +9,14 @@ mod compare;
 mod completions;
 mod convert;
 mod init;
+mod outputs;
 mod pack;
+mod page;
+mod pictures;
 mod predict;
 mod progress;
 mod rows;
 mod runner;
-mod statistics;
 mod summary;
 
 use std::io::{self, Write};

@@ -140,7 +140,7 @@ impl<'a> Runner<'a> {
         while let Some(batch) = self.batches.front_mut() {
             if batch.scored.len() == batch.images {
                 let Batch { pixels, scored, .. } = self.batches.pop_front().expect("it is there");
-                return Ok(pixels.map(|pixels| Done { pixels, scored }));
+                return Ok(pixels.map(|pixels| Done { pixels, scored, times: None }));
             }
             let collected = self.pipeline.as_mut().expect("one is open between calls").collect();
             if let Some(Some(done)) = self.unless_memory_is_short(collected)? {

@@ -51,7 +51,11 @@ impl Pipeline for CpuPipeline {
             finite,
         });
         let scored = scored.collect();
-        Ok(self.waiting.take().map(|pixels| Done { pixels, scored }))
+        Ok(self.waiting.take().map(|pixels| Done { pixels, scored, times: None }))
+    }
+
+    fn time(&mut self) -> Result<()> {
+        todo!("times of a batch's parts")
     }
 
     fn abandon(&mut self) -> Vec<Pixels> {

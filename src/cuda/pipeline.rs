@@ -232,7 +232,11 @@ impl Pipeline for CudaPipeline {
         self.steps.wait(&self.slots[batch.slot].done)?;
         let scored = self.read(batch)?;
         let batch = self.under_way.pop_front().expect("it is there");
-        Ok(Some(Done { pixels: batch.pixels, scored }))
+        Ok(Some(Done { pixels: batch.pixels, scored, times: None }))
+    }
+
+    fn time(&mut self) -> Result<()> {
+        todo!("times of a batch's parts")
     }
 
     fn abandon(&mut self) -> Vec<Pixels> {

@@ -173,7 +173,11 @@ impl Pipeline for FakePipeline {
         let (pixels, slot) = self.under_way.pop_front().unwrap();
         let predictions = vec![Prediction { index: state.number, score: f32::from(self.slots[slot]) }];
         let scored = vec![Scored { predictions, precision: Precision::Float32, finite: true }; IMAGES];
-        Ok(Some(Done { pixels, scored }))
+        Ok(Some(Done { pixels, scored, times: None }))
+    }
+
+    fn time(&mut self) -> Result<()> {
+        Ok(())
     }
 
     fn abandon(&mut self) -> Vec<Pixels> {

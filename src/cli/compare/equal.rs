@@ -114,7 +114,11 @@ mod tests {
             let score = if self.under_way.is_empty() { 2.0 } else { 1.0 };
             let predictions = [1, 0].map(|index| Prediction { index, score: score + index as f32 }).to_vec();
             let scored = vec![Scored { predictions, precision: Precision::Float32, finite: true }];
-            Ok(Some(Done { pixels, scored }))
+            Ok(Some(Done { pixels, scored, times: None }))
+        }
+
+        fn time(&mut self) -> Result<()> {
+            Ok(())
         }
 
         fn abandon(&mut self) -> Vec<Pixels> {

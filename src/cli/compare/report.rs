@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::layout::Layout;
 use super::rounds::{Rates, Round};
 use super::towers::Towers;
-use crate::cli::statistics::{SpeedUp, Spread};
+use alexnet::statistics::{SpeedUp, Spread};
 
 /// A whole comparison.
 #[derive(Serialize)]

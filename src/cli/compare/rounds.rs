@@ -191,7 +191,11 @@ mod tests {
             if log.last() != Some(&self.name) {
                 log.push(self.name);
             }
-            Ok(Some(Done { pixels: self.under_way.remove(0), scored: vec![] }))
+            Ok(Some(Done { pixels: self.under_way.remove(0), scored: vec![], times: None }))
+        }
+
+        fn time(&mut self) -> Result<()> {
+            Ok(())
         }
 
         fn abandon(&mut self) -> Vec<Pixels> {

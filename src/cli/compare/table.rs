@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::report::{Measurement, Report};
 use super::towers::{Tower, TowerWork};
-use crate::cli::statistics::SpeedUp;
+use alexnet::statistics::SpeedUp;
 
 const IN_MEMORY: &str = "writing to a String";
 
@@ -57,7 +57,7 @@ fn speeds(text: &mut String, batch: &[Measurement]) {
             rate.median,
             100.0 * rate.cv,
             latency.median,
-            latency.p99,
+            latency.percentile(99.0).expect("one of PERCENTILES"),
             latency.max,
         )
         .expect(IN_MEMORY);
@@ -175,9 +175,7 @@ pub fn csv(report: &Report) -> String {
             write([&batch, layout, name, place, layer, &value.to_string()]);
         };
         for (name, spread) in [("images_per_second", &m.images_per_second), ("latency_ms", &m.latency_ms)] {
-            let &crate::cli::statistics::Spread { min, mean, median, p90, p95, p99, max, cv } = spread;
-            let values = [("min", min), ("mean", mean), ("median", median), ("p90", p90), ("p95", p95), ("p99", p99)];
-            for (which, value) in values.into_iter().chain([("max", max), ("cv", cv)]) {
+            for (which, value) in spread.figures() {
                 figure(&format!("{name}_{which}"), "", "", value);
             }
         }

@@ -2,25 +2,39 @@
 
 use std::f64::consts::FRAC_PI_2;
 
-use serde::Serialize;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The percentiles of a [`Spread`] where none are asked for.
+pub const PERCENTILES: [f64; 3] = [90.0, 95.0, 99.0];
 
 /// How values spread, in their own unit.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
+    /// The least value.
     pub min: f64,
+    /// The arithmetic mean.
     pub mean: f64,
+    /// The 50th percentile.
     pub median: f64,
-    pub p90: f64,
-    pub p95: f64,
-    pub p99: f64,
+    /// The greatest value.
     pub max: f64,
     /// Standard deviation over mean.
     pub cv: f64,
+    /// By name, `p99` or `p99.9`.
+    #[serde(flatten)]
+    pub percentiles: BTreeMap<String, f64>,
 }
 
 impl Spread {
-    /// Of `values`, of which there is at least one.
-    pub fn of(mut values: Vec<f64>) -> Self {
+    /// Of `values`, of which there is at least one, with [`PERCENTILES`].
+    pub fn of(values: Vec<f64>) -> Self {
+        Self::with(values, &PERCENTILES)
+    }
+
+    /// Of `values`, of which there is at least one, with `percents`, from 0 to 100.
+    pub fn with(mut values: Vec<f64>, percents: &[f64]) -> Self {
         values.sort_by(f64::total_cmp);
         let mean = mean(&values);
         let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / values.len() as f64;
@@ -28,17 +42,27 @@ impl Spread {
             min: values[0],
             mean,
             median: percentile(&values, 50.0),
-            p90: percentile(&values, 90.0),
-            p95: percentile(&values, 95.0),
-            p99: percentile(&values, 99.0),
             max: values[values.len() - 1],
-            cv: variance.sqrt() / mean,
+            cv: if mean == 0.0 { 0.0 } else { variance.sqrt() / mean },
+            percentiles: percents.iter().map(|&p| (format!("p{p}"), percentile(&values, p))).collect(),
         }
+    }
+
+    /// A percentile that it was made with.
+    pub fn percentile(&self, percent: f64) -> Option<f64> {
+        self.percentiles.get(&format!("p{percent}")).copied()
+    }
+
+    /// Every figure with its name, in the order of a table's columns.
+    pub fn figures(&self) -> impl Iterator<Item = (&str, f64)> {
+        let first = [("min", self.min), ("mean", self.mean), ("median", self.median)];
+        let percentiles = self.percentiles.iter().map(|(name, &value)| (&**name, value));
+        first.into_iter().chain(percentiles).chain([("max", self.max), ("cv", self.cv)])
     }
 }
 
 /// How many times as fast one thing is as another, from pairs measured close to each other.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SpeedUp {
     /// Geometric mean of the pairs' ratios.
     pub ratio: f64,
@@ -113,9 +137,9 @@ mod tests {
     fn percentiles_are_numpys() {
         // numpy.percentile([15, 20, 35, 40, 50], [50, 90, 95, 99]), mean 32, population deviation 12.884098726725126
         let spread = Spread::of(vec![35.0, 50.0, 15.0, 40.0, 20.0]);
-        let found = [spread.min, spread.mean, spread.median, spread.p90, spread.p95, spread.p99, spread.max];
-        for (found, expected) in found.iter().zip([15.0, 32.0, 35.0, 46.0, 48.0, 49.6, 50.0]) {
-            assert!((found - expected).abs() < 1e-9, "{found} {expected}");
+        let expected = [("min", 15.0), ("mean", 32.0), ("median", 35.0), ("p90", 46.0), ("p95", 48.0), ("p99", 49.6)];
+        for ((name, found), expected) in spread.figures().zip(expected.into_iter().chain([("max", 50.0)])) {
+            assert!(name == expected.0 && (found - expected.1).abs() < 1e-9, "{name} {found} {expected:?}");
         }
         assert!((spread.cv - 12.884098726725126 / 32.0).abs() < 1e-12);
     }
