@@ -1,0 +1,226 @@
+#!/usr/bin/env python3
+"""PyTorch on the same task, from the same uint8 pixels, in every way that it is used for speed.
+
+    torch_gpu.py --alexnet ./alexnet -o torch.json --configurations channels_last,graph --precisions float16
+
+Needs PyTorch with CUDA and NumPy, and the program `alexnet` for weights and logits. --device cpu runs what needs no GPU, to see
+that the script works. With --budget it stops before the time is up and notes what it left out.
+"""
+
+import argparse
+import itertools
+import time
+
+import torch
+
+import record as records
+import task as tasks
+from torch_network import Network
+
+CONFIGURATIONS = {
+    "eager": "eager, NCHW",
+    "channels_last": "eager, channels_last",
+    "compile": "torch.compile max-autotune, channels_last",
+    "graph": "CUDA graph of eager, channels_last",
+}
+PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+MODES = ("latency", "compute", "copied")
+
+
+class Runner:
+    """A network, ready for one batch size: `enqueue` computes the classes of the pixels in `pixels`, on the device."""
+
+    def __init__(self, network, configuration, pixels):
+        self.network, self.pixels = network, pixels
+        call = network
+        if configuration == "compile":
+            call = torch.compile(network, mode="max-autotune", dynamic=False)
+        self.call = lambda: call(self.pixels).argmax(1)
+        self.graph = None
+        if configuration == "graph":
+            side = torch.cuda.Stream()
+            with torch.cuda.stream(side):
+                for _ in range(3):
+                    self.call()
+            torch.cuda.current_stream().wait_stream(side)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.classes = self.call()
+
+    def enqueue(self):
+        if self.graph is None:
+            return self.call()
+        self.graph.replay()
+        return self.classes
+
+
+class Clock:
+    """Times of steps on the device's own clock, or the host's where there is none."""
+
+    def __init__(self, device):
+        self.cuda = device == "cuda"
+
+    def mark(self):
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, begin, end):
+        return begin.elapsed_time(end) / 1e3 if self.cuda else end - begin
+
+    def wait(self):
+        if self.cuda:
+            torch.cuda.synchronize()
+
+
+def steps(run, clock, duration, least, warm_up):
+    """Seconds between the ends of steps that are queued one behind the other, at most 64 ahead of the device."""
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < warm_up:
+        run()
+        clock.wait()
+    marks, enqueue = [clock.mark()], []
+    begin = time.perf_counter()
+    while len(marks) <= least or time.perf_counter() - begin < duration:
+        queued = time.perf_counter()
+        run()
+        enqueue.append((time.perf_counter() - queued) * 1e3)
+        marks.append(clock.mark())
+        if clock.cuda and len(marks) > 64:
+            marks[-64].synchronize()
+    clock.wait()
+    return [clock.seconds(a, b) for a, b in itertools.pairwise(marks)], enqueue
+
+
+def single(run, duration, least, warm_up):
+    """Seconds of one batch at a time, from the host's pixels to classes on the host."""
+    seconds, begin = [], None
+    warm = time.perf_counter()
+    while begin is None or len(seconds) < least or time.perf_counter() - begin < duration:
+        started = time.perf_counter()
+        run()
+        now = time.perf_counter()
+        if begin is not None:
+            seconds.append(now - started)
+        elif now - warm >= warm_up:
+            begin = now
+    return seconds
+
+
+def measure(runner, mode, host, clock, args):
+    """Seconds a step, and milliseconds of its parts."""
+    limits = (args.duration, args.iterations, args.warmup)
+    if mode == "latency":
+
+        def run():
+            runner.pixels.copy_(host, non_blocking=True)
+            runner.enqueue().cpu()
+
+        return single(run, *limits), {}
+    if mode == "compute":
+        seconds, enqueue = steps(runner.enqueue, clock, *limits)
+        return seconds, {"enqueue_ms": enqueue, "compute_ms": [1e3 * second for second in seconds]}
+    # Copied: into one of two buffers on a stream of its own, while the other is computed. A graph reads one address, so pixels
+    # go on from there by a copy within the device.
+    copies, current = torch.cuda.Stream(), torch.cuda.current_stream()
+    buffers = [torch.empty_like(runner.pixels) for _ in range(2)]
+    free = [torch.cuda.Event() for _ in range(2)]
+    turn = itertools.cycle(range(2))
+    for event in free:
+        event.record(current)
+
+    def run():
+        number = next(turn)
+        with torch.cuda.stream(copies):
+            copies.wait_event(free[number])
+            buffers[number].copy_(host, non_blocking=True)
+        current.wait_stream(copies)
+        runner.pixels.copy_(buffers[number])
+        free[number].record(current)
+        return runner.enqueue().to("cpu", non_blocking=True)
+
+    seconds, enqueue = steps(run, clock, *limits)
+    return seconds, {"enqueue_ms": enqueue}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    words = lambda text: text.split(",")
+    parser.add_argument("--alexnet", required=True, help="the program")
+    parser.add_argument("-o", "--output", required=True, help="the record")
+    parser.add_argument("--model", default="torchvision", choices=tasks.VARIANTS)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--configurations", type=words, default=list(CONFIGURATIONS))
+    parser.add_argument("--precisions", type=words, default=list(PRECISIONS))
+    parser.add_argument("--modes", type=words, default=list(MODES))
+    parser.add_argument("-b", "--batch-sizes", type=words, default="1,8,32,64,128,256,512,1024".split(","))
+    parser.add_argument("--duration", type=float, default=1.0, help="seconds a measurement")
+    parser.add_argument("--iterations", type=int, default=10, help="steps a measurement at least")
+    parser.add_argument("--warmup", type=float, default=0.2, help="seconds")
+    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds in all")
+    parser.add_argument("--folder", default="target/peers", help="where weights, pictures and logits lie")
+    args = parser.parse_args()
+    for given, known in ((args.configurations, CONFIGURATIONS), (args.precisions, PRECISIONS), (args.modes, MODES)):
+        for name in given:
+            if name not in known:
+                parser.error(f"'{name}' is none of {', '.join(known)}")
+    begin = time.monotonic()
+    on_gpu = args.device == "cuda"
+    if on_gpu and not torch.cuda.is_available():
+        raise SystemExit("PyTorch finds no GPU; say --device cpu to see that the script works")
+    task = tasks.prepare(args.alexnet, args.model, args.folder)
+    versions = {"torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    versions = {name: str(version) for name, version in versions.items() if version}
+    device = f"cuda:0 ({torch.cuda.get_device_name(0)})" if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    machine = records.machine(f"pytorch {torch.__version__}", device, versions, on_gpu)
+    notes = [
+        "From uint8 pixels (N, H, W, 3) to the best class, the network in PyTorch's functional operators with the weights of "
+        "seed:0; logits agree with alexnet's. cudnn.benchmark is on.",
+        "Steps of compute and copied are timed by CUDA events, from one's end to the next one's; latency by the host's clock.",
+    ]
+    record = records.Record(args.output, machine, task.subject(torch.get_num_threads()), args.warmup, args.duration, args.iterations, notes)
+    torch.backends.cudnn.benchmark = True
+    clock = Clock(args.device)
+    left_out = []
+    for precision, configuration, size in itertools.product(args.precisions, args.configurations, map(int, args.batch_sizes)):
+        name = f"{CONFIGURATIONS[configuration]}, {precision}, batch {size}"
+        if not on_gpu and (configuration == "graph" or precision == "tf32"):
+            left_out.append(f"{name} (needs a GPU)")
+            continue
+        if time.monotonic() - begin > args.budget:
+            left_out.append(name)
+            continue
+        for allow in (torch.backends.cuda.matmul, torch.backends.cudnn):
+            allow.allow_tf32 = precision == "tf32"
+        torch.compiler.reset()
+        network = Network(task).to(args.device).eval()
+        network = network if configuration == "eager" else network.channels_last()
+        network.cast(DTYPES.get(precision, torch.float32))
+        host = torch.from_numpy(task.batch(size))
+        host = host.pin_memory() if on_gpu else host
+        try:
+            with torch.inference_mode():
+                pixels = host.to(args.device)
+                task.check(network(pixels).float().cpu().numpy(), precision)
+                runner = Runner(network, configuration, pixels)
+                for mode in args.modes:
+                    if mode == "copied" and not on_gpu:
+                        continue
+                    seconds, parts = measure(runner, mode, host, clock, args)
+                    record.add(records.result("pytorch", CONFIGURATIONS[configuration], mode, precision, size, seconds, parts))
+        except torch.OutOfMemoryError as error:
+            left_out.append(f"{name} (out of memory: {str(error).splitlines()[0]})")
+        finally:
+            network = runner = None
+            if on_gpu:
+                torch.cuda.empty_cache()
+    for name in left_out:
+        record.note(f"left out: {name}")
+    record.write()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""Writes the figures in README.md and docs/performance.md from the newest record of every card in benches/record.
+
+    scripts/figures.py            write
+    scripts/figures.py --check    fail where the documents say otherwise
+
+No figure of speed stands in these documents that is not between the marks of a generated part.
+"""
+
+import json
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MODES = {"latency": "one batch at a time", "compute": "batch after batch", "copied": "with copies", "end_to_end": "from files"}
+NO_GPU = (
+    "No figure of a GPU is on record: the kernels have not yet run on hardware. What can be said without one is modelled, and "
+    "marked so."
+)
+
+
+def records():
+    """By card, the newest run's records, GPUs first."""
+    newest = {}
+    for file in sorted((ROOT / "benches/record").glob("*/*.json")):
+        newest[file.parent.name] = (file, json.loads(file.read_text()))
+    return sorted(newest.items(), key=lambda item: (not item[1][1][0]["machine"]["gpus"], item[0]))
+
+
+def is_gpu(run):
+    return bool(run[0]["machine"]["gpus"])
+
+
+def of(run, kind):
+    return [record for record in run if record["schema"] == f"alexnet.{kind}.1"]
+
+
+def heading(file, run):
+    machine = run[0]["machine"]
+    name = machine["gpus"][0] if machine["gpus"] else machine["cpu"]
+    driver = f", driver {machine['driver']}" if machine["driver"] else ""
+    cores = "" if machine["gpus"] else f", {machine['cores']} cores"
+    record = file.relative_to(ROOT)
+    return f"{name}{cores}{driver}, {machine['date'][:10]}, commit {machine['commit']} ([record](REPOSITORY{record}))"
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def number(value, digits=3):
+    """With thousands separated, to three digits or more."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.{max(0, digits - len(str(int(value))))}f}"
+
+
+def throughput(run):
+    """Images per second of every program, by precision and batch size, with the ratio to the best of the others."""
+    parts = []
+    results = {}
+    for record in of(run, "bench"):
+        for result in record["results"]:
+            key = (record["model"], result["precision"], result["mode"])
+            name = ", ".join(filter(None, (result["program"], result["configuration"])))
+            results.setdefault(key, {}).setdefault(name, {})[result["batch_size"]] = result["samples_per_sec"]
+    for (model, precision, mode), programs in results.items():
+        sizes = sorted({size for speeds in programs.values() for size in speeds})
+        rows = [
+            [name, *(number(speeds[size]) if size in speeds else "" for size in sizes)]
+            for name, speeds in sorted(programs.items(), key=lambda item: (item[0] != "alexnet", item[0]))
+        ]
+        others = {size: [speeds[size] for name, speeds in programs.items() if name != "alexnet" and size in speeds] for size in sizes}
+        if "alexnet" in programs and any(others.values()):
+            own = programs["alexnet"]
+            ratios = [f"{own[size] / max(others[size]):.2f}" if size in own and others[size] else "" for size in sizes]
+            rows.append(["alexnet over the best other", *ratios])
+        parts.append(f"{model}, {precision}, {MODES[mode]}, images/s by batch size:\n\n" + table(["", *map(str, sizes)], rows))
+    return parts
+
+
+def layouts(run):
+    parts = []
+    for record in of(run, "compare"):
+        rows = [
+            [
+                result["layout"],
+                str(result["batch_size"]),
+                number(result["images_per_second"]["median"]),
+                f"{100 * result['images_per_second']['cv']:.1f} %",
+                number(result["latency_ms"]["median"]),
+                speed_up(result["speed_up"]),
+            ]
+            for result in record["results"]
+        ]
+        head = ["layout", "batch", "images/s", "+-", "latency ms", "speed-up (95 % interval)"]
+        parts.append(f"{record['model']}, {record['precision']}, layouts of one network:\n\n" + table(head, rows))
+    return parts
+
+
+def speed_up(found):
+    if not found:
+        return "baseline"
+    shown = "" if found["difference_shown"] else ", no difference shown"
+    return f"{found['ratio']:.2f}x ({found['low_95']:.2f} to {found['high_95']:.2f}){shown}"
+
+
+def steps(run):
+    parts = []
+    for record in of(run, "profile"):
+        for track in record["tracks"]:
+            rows = [
+                [
+                    step["name"],
+                    f"`{step['kernel']}`" if step["kernel"] else "",
+                    number(1e3 * step["time_ms"]["median"]),
+                    f"{step['percentage']:.1f}",
+                    number(step["flops_per_sec"] / 1e9),
+                    number(step["bytes_per_sec"] / 1e9),
+                    f"{step['roofline_percentage']:.0f}",
+                ]
+                for step in track["steps"]
+            ]
+            head = ["step", "run by", "us", "share %", "GFLOP/s", "GB/s", "roofline %"]
+            title = f"{record['model']}, {record['precision']}, batch {record['batch_size']}, {track['place']}:\n\n"
+            parts.append(title + table(head, rows))
+    return parts
+
+
+def document(kinds, root):
+    """The generated text: every card's newest run, `kinds` of tables."""
+    found = records()
+    parts = [] if any(is_gpu(run) for _, (_, run) in found) else [NO_GPU]
+    for _, (file, run) in found:
+        tables = [part for kind in kinds for part in kind(run)]
+        if tables:
+            parts.append("**" + heading(file, run).replace("REPOSITORY", root) + "**")
+            parts += tables
+    return "\n\n".join(parts)
+
+
+PARTS = [
+    ("README.md", "figures", lambda: document([throughput], "")),
+    ("README.md", "layouts", lambda: document([layouts], "")),
+    ("docs/performance.md", "measured", lambda: document([throughput, layouts, steps], "../")),
+]
+
+
+def main():
+    if sys.argv[1:] not in ([], ["--check"]):
+        sys.exit(__doc__)
+    for name, part, generate in PARTS:
+        path = ROOT / name
+        begin, end = f"<!-- generated: {part} -->\n", "<!-- end -->"
+        text = path.read_text()
+        if text.count(begin) != 1:
+            sys.exit(f"{name} has no part '{part}'")
+        before, rest = text.split(begin)
+        _, after = rest.split(end, 1)
+        new = f"{before}{begin}\n{generate()}\n\n{end}{after}"
+        if sys.argv[1:] and new != text:
+            sys.exit(f"{name}, part '{part}', is not what benches/record says: run scripts/figures.py")
+        path.write_text(new)
+
+
+if __name__ == "__main__":
+    main()
