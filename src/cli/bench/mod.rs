@@ -155,8 +155,8 @@ impl Args {
             subject,
             inputs: (!self.inputs.is_empty()).then(|| Inputs {
                 names: self.inputs.iter().map(|input| input.to_string_lossy().into_owned()).collect(),
-                exif: self.decode.exif().into(),
-                decoder: self.decode.decoder().into(),
+                exif: self.decode.exif(),
+                decoder: self.decode.decoder(),
             }),
             warm_up_s: warmup.as_secs_f64(),
             duration_s: duration.as_secs_f64(),
