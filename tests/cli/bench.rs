@@ -103,7 +103,7 @@ fn bench_stands_beside_peers_and_starts_cold() {
     let differs = format!("{} was measured with CPU threads: 1, this run 2", peer.display());
     assert!(table.stderr.contains(&differs), "{}", table.stderr);
     let table = table.expect(0);
-    assert!(table.contains("cold start: ") && table.contains("1 processes"), "{table}");
+    assert!(table.contains("cold start: ") && table.contains("1 process)"), "{table}");
     assert!(table.contains("float32, compute, batch 1") && !table.contains("compute, batch 2"), "{table}");
     let row = table.lines().find(|line| line.trim_start().starts_with("another")).expect("the peer's row");
     assert!(row.split_whitespace().last().unwrap().parse::<f64>().unwrap() > 0.0, "{row}");

@@ -130,11 +130,12 @@ fn measure(model: &Model, precision: Precision, args: &Args, files: &Files) -> R
             let steps = in_memory::measure(model, mode, batch_size, &args.measuring)?;
             results.push(steps.result(mode, precision, batch_size, &args.measuring.percentile));
         }
+        note_given_up(model, &mut told);
         if !args.inputs.is_empty() {
             let steps = end_to_end::measure(model, batch_size, args, files)?;
             results.push(steps.result(Mode::EndToEnd, precision, batch_size, &args.measuring.percentile));
         }
-        note_given_up(model, &mut told);
+        told = model.given_up().len(); // which its runner has said
     }
     Ok(results)
 }
