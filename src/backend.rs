@@ -22,6 +22,16 @@ pub trait Backend: Send + Sync {
         vec![]
     }
 
+    /// The GPUs that it computes on, none for the CPU.
+    fn gpus(&self) -> Vec<Gpu> {
+        vec![]
+    }
+
+    /// Versions of the libraries that it computes with, by name: `cuda`, what the driver offers, and `cublaslt`.
+    fn versions(&self) -> Vec<(&'static str, String)> {
+        vec![]
+    }
+
     /// Buffers for `plan` on this device.
     ///
     /// # Errors
@@ -45,6 +55,15 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// As [`session`](Self::session).
     fn holdings(&self, plan: Plan) -> Result<Vec<Holding>>;
+}
+
+/// A GPU of the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gpu {
+    /// The product's.
+    pub name: String,
+    /// Its place in the machine, `00000000:01:00.0`: domain, bus, device, function.
+    pub pci_bus_id: String,
 }
 
 /// Memory that a part of a network takes.

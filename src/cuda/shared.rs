@@ -13,6 +13,7 @@ use super::select::Rules;
 use super::watch::Watch;
 use super::wide::Wide;
 use super::{CudaDevice, Settings, failed_on};
+use crate::backend::Gpu;
 use crate::net::{Network, Op};
 use crate::options::Fc;
 use crate::weights::Weights;
@@ -22,6 +23,7 @@ use crate::{Error, Result};
 pub(super) struct Shared {
     /// The device in words.
     pub device: String,
+    pub gpu: Gpu,
     pub launcher: Launcher,
     pub rules: Rules,
     /// Where fully connected layers may be its.
@@ -113,8 +115,20 @@ impl Shared {
         });
         let layers = layers.collect::<Result<_>>()?;
         let without_algorithm = Mutex::default();
-        let device = device.to_string();
-        Ok(Shared { device, launcher, rules, cublaslt, why_not, without_algorithm, network, layers, watch, wide: None })
+        let (gpu, device) = (device.gpu()?, device.to_string());
+        Ok(Shared {
+            device,
+            gpu,
+            launcher,
+            rules,
+            cublaslt,
+            why_not,
+            without_algorithm,
+            network,
+            layers,
+            watch,
+            wide: None,
+        })
     }
 
     pub fn note_missing_algorithm(&self, layer: &'static str, images: usize) {
