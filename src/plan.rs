@@ -98,6 +98,11 @@ pub struct SpaceToDepth {
 }
 
 impl Step {
+    /// Its layers' names, `conv1 + relu1`.
+    pub fn name(&self) -> String {
+        self.layers.join(" + ")
+    }
+
     /// Index of the weights that it takes, if any.
     pub fn weights(&self) -> Option<usize> {
         match self.kind {

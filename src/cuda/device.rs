@@ -18,7 +18,7 @@ const MIN_COMPUTE: (i32, i32) = (8, 0);
 
 /// Every function of the driver that is called, all of them in CUDA 12.0. cudarc looks a function up when it is first
 /// called and panics where it is missing, so that all are looked up here first.
-const FUNCTIONS: [&str; 48] = [
+const FUNCTIONS: [&str; 49] = [
     "cuCtxEnablePeerAccess",
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
@@ -54,6 +54,7 @@ const FUNCTIONS: [&str; 48] = [
     "cuMemPoolSetAccess",
     "cuMemcpy2DAsync_v2",
     "cuMemcpy3DPeerAsync",
+    "cuMemcpyDtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyHtoDAsync_v2",
     "cuMemsetD8Async",

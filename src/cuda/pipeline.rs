@@ -12,6 +12,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError, result};
 
+use super::nvtx::Range;
 use super::pinned::Pinned;
 use super::results::Results;
 use super::steps::{Placement, Run, Steps};
@@ -126,7 +127,8 @@ impl CudaPipeline {
 
     /// Queues the newest batch that is under way, from its pixels here or, where it is `resident`, on the device.
     fn start(&mut self, resident: bool) -> Result<()> {
-        let UnderWay { pixels, results, slot: number, .. } = self.under_way.back().expect("one was submitted");
+        let UnderWay { pixels, images, results, slot: number, .. } = self.under_way.back().expect("one was submitted");
+        let _range = Range::new(format_args!("submit {images} images"));
         let (number, results) = (*number, *results);
         if !self.prepared.contains_key(&results.images) {
             let prepared = self.steps.prepare(results.images)?;
@@ -229,6 +231,7 @@ impl Pipeline for CudaPipeline {
         if !batch.started {
             return Err(Error::DeviceLost("a batch did not start, and has no results; submit it again".into()));
         }
+        let _range = Range::new(format_args!("collect {} images", batch.images));
         self.steps.wait(&self.slots[batch.slot].done)?;
         let scored = self.read(batch)?;
         let batch = self.under_way.pop_front().expect("it is there");

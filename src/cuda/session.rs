@@ -7,6 +7,7 @@ use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, result};
 
 use super::args::DevicePtr;
 use super::depth::arrange;
+use super::nvtx::Range;
 use super::results::Results;
 use super::steps::{Mark, Placement, Run, Steps};
 use super::timeline::Clock;
@@ -97,6 +98,7 @@ impl CudaSession {
             self.prepared = (0, vec![]);
             self.prepared = (self.images, self.steps.prepare(self.images)?);
         }
+        let _range = Range::new(format_args!("run {} images", self.images));
         let done = self.enqueue(input, mark).map_err(lost).and_then(|()| self.wait());
         if done.is_err() {
             self.steps.settle(); // the input is the caller's again

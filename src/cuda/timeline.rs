@@ -62,7 +62,11 @@ impl Clock {
     }
 }
 
-fn timed(stream: &CudaStream) -> Result<CudaEvent> {
+/// An event that tells the time, on `stream`.
+///
+/// # Errors
+/// Those of the device.
+pub(super) fn timed(stream: &CudaStream) -> Result<CudaEvent> {
     let context = stream.context();
     let event = context.new_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).and_then(|event| {
         event.record(stream)?;
@@ -71,7 +75,11 @@ fn timed(stream: &CudaStream) -> Result<CudaEvent> {
     event.map_err(|e| failed_on(context, "recording an event", e))
 }
 
-fn elapsed(from: &CudaEvent, to: &CudaEvent) -> Result<Duration> {
+/// From one event to another, both reached.
+///
+/// # Errors
+/// Those of the device.
+pub(super) fn elapsed(from: &CudaEvent, to: &CudaEvent) -> Result<Duration> {
     type ElapsedTime = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> sys::CUresult;
     let mut milliseconds: f32 = 0.0;
     // Not cudarc's, which takes the name that this function has had since CUDA 12.8.
