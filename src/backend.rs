@@ -210,7 +210,8 @@ pub trait Session: Send {
     /// [`Error::Usage`] when the plan does not keep that layer.
     fn activation(&mut self, name: &str) -> Result<Activation>;
 
-    /// [`run`](Self::run), with a clock read between steps, which takes a little longer: what the device did when.
+    /// [`run`](Self::run), with a clock read between steps, which takes a little longer: what the device did when, from the
+    /// time that it has the input.
     ///
     /// # Errors
     /// As [`run`](Self::run).

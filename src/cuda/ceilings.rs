@@ -211,9 +211,10 @@ impl Bench<'_> {
         let stream = self.launcher.own_stream();
         // SAFETY: both places are allocations of this stream with `len` bytes, which do not overlap; what is freed afterwards
         // is freed in the stream's order.
-        let copied = stream.context().bind_to_thread().and_then(|()| unsafe {
-            result::memcpy_dtod_async(to, from, len, stream.cu_stream())
-        });
+        let copied = stream
+            .context()
+            .bind_to_thread()
+            .and_then(|()| unsafe { result::memcpy_dtod_async(to, from, len, stream.cu_stream()) });
         copied.map_err(|e| failed_on(stream.context(), DOING, e))
     }
 }

@@ -186,9 +186,9 @@ impl Backend for CudaBackend {
         let Placement { parts, split, .. } = &self.placement;
         let plans = steps::by_device(self.network(), plan, &parts[0].rules, *split)?;
         // On one device tower 0 makes the input for both.
-        let towers = plans.into_iter().flat_map(|plans| {
-            plans.into_iter().enumerate().map(|(tower, plan)| (usize::from(tower > 0), plan))
-        });
+        let towers = plans
+            .into_iter()
+            .flat_map(|plans| plans.into_iter().enumerate().map(|(tower, plan)| (usize::from(tower > 0), plan)));
         let tracks = towers.zip(parts).map(|((first, plan), part)| {
             let as_run = |step: &Step| {
                 let kernel = explain::runs(part.route(step, plan.batch), step, plan.batch, &part.rules);

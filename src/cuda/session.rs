@@ -54,7 +54,7 @@ impl CudaSession {
     }
 
     /// Queues the copy of the input and every step.
-    fn enqueue(&mut self, input: Input<'_>, mark: impl FnMut(usize, Mark) -> Result<()>) -> Result<()> {
+    fn enqueue(&mut self, input: Input<'_>, mut mark: impl FnMut(usize, Mark) -> Result<()>) -> Result<()> {
         let CudaSession { steps, images, prepared: (_, run), seed, host, .. } = self;
         let images = *images;
         let tensor = match input {
@@ -77,13 +77,18 @@ impl CudaSession {
                 })
             }
         };
-        let first = |tower: &Tower, prepared: &[Prepared], at: DevicePtr| match (input, tensor) {
-            (Input::Pixels(pixels), _) => {
-                upload(tower, at, pixels)?;
-                tower.start(prepared, 0, images, at, 0)
+        for (tower, at) in steps.inputs(0) {
+            match (input, tensor) {
+                // A tensor takes the place of the preprocessing's output.
+                (_, Some(tensor)) => upload(tower, tower.buffer(0), tensor)?,
+                (Input::Pixels(pixels), None) => upload(tower, at, pixels)?,
+                (Input::Tensor(_), None) => unreachable!("encoded above"),
             }
-            // A tensor takes the place of the preprocessing's output.
-            (Input::Tensor(_), tensor) => upload(tower, tower.buffer(0), tensor.expect("encoded above")),
+        }
+        mark(0, Mark::Input)?;
+        let first = |tower: &Tower, prepared: &[Prepared], at: DevicePtr| match tensor {
+            Some(_) => Ok(()),
+            None => tower.start(prepared, 0, images, at, 0),
         };
         steps.enqueue(run, images, *seed, 0, first, mark)
     }

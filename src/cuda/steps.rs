@@ -7,8 +7,8 @@ use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, result};
 use super::arena::Layout;
 use super::args::DevicePtr;
 use super::exchange::{Gift, Link};
-use super::nvtx::Range;
 use super::fuse::{as_run, towers_as_run};
+use super::nvtx::Range;
 use super::results::Results;
 use super::select::{self, Rules};
 use super::shared::Shared;
@@ -61,6 +61,8 @@ struct OnDevice {
 /// Where a tower has got to, of what is queued for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mark {
+    /// It has the input, where that is copied for the run.
+    Input,
     /// It has what comes from the other tower before this step.
     Join(usize),
     /// It is done with this step.
