@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use alexnet::record::Record;
-use alexnet::{Device, Error, Result, Split};
+use alexnet::{Device, Error, Precision, Result, Split};
 
-use super::args::{DeviceArgs, ModelArgs, seconds};
+use super::args::{DeviceArgs, ModelArgs, precision_parser, seconds};
 use super::outputs::Outputs;
 use super::{Outcome, note};
 
@@ -23,6 +23,9 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    /// What to compute in.
+    #[arg(long, value_name = "TYPE", default_value = "float32", value_parser = precision_parser())]
+    precision: Precision,
     /// Images a run.
     #[arg(short, long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=65536))]
     batch_size: u32,
@@ -49,7 +52,8 @@ pub fn run(args: &Args) -> Result<Outcome> {
         OpenOptions::new().create(true).append(true).open(file).map_err(Error::output(file))?;
     }
     let checkpoint = args.model.checkpoint.clone().unwrap_or_else(|| "seed:0".into());
-    let model = ModelArgs { checkpoint: Some(checkpoint.clone()), ..args.model }.load(&args.first_device(), None)?;
+    let model = ModelArgs { checkpoint: Some(checkpoint.clone()), ..args.model };
+    let model = model.load(&args.first_device(), args.precision, None)?;
     let batch = args.batch_size as usize;
     let measured = measure::measure(&model, batch, args.seed, args.duration, args.trace.is_some())?;
     let profile = report::profile(&model, args, &checkpoint.to_string_lossy(), &measured)?;

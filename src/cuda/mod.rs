@@ -24,6 +24,7 @@ pub mod select;
 mod session;
 mod shared;
 mod steps;
+mod stopwatch;
 mod timeline;
 mod tower;
 mod watch;
@@ -34,7 +35,7 @@ use std::time::Duration;
 
 use cudarc::driver::{CudaContext, DriverError};
 
-use crate::backend::{Backend, Holding, Pipeline, Score, Session, StepAsRun};
+use crate::backend::{Backend, Gpu, Holding, Pipeline, Score, Session, StepAsRun};
 use crate::net::Network;
 use crate::options::{Fc, Precision, Split};
 use crate::pixels::Pixels;
@@ -151,6 +152,22 @@ impl Backend for CudaBackend {
             }
         };
         format!("{device}, {}, fully connected layers by {fc}, {order}", precision.name())
+    }
+
+    fn gpus(&self) -> Vec<Gpu> {
+        let mut gpus: Vec<Gpu> = vec![];
+        for part in &self.placement.parts {
+            if !gpus.contains(&part.gpu) {
+                gpus.push(part.gpu.clone()); // two streams are of one
+            }
+        }
+        gpus
+    }
+
+    fn versions(&self) -> Vec<(&'static str, String)> {
+        let shared = &self.placement.parts[0];
+        let cublaslt = shared.cublaslt.as_ref().map(|library| ("cublaslt", library.version()));
+        device::version().map(|version| ("cuda", version)).into_iter().chain(cublaslt).collect()
     }
 
     fn session(&self, plan: Plan) -> Result<Box<dyn Session>> {

@@ -13,6 +13,7 @@ use super::select::{self, Route, Rules};
 use super::watch::Watch;
 use super::wide::Wide;
 use super::{CudaDevice, Settings, failed_on};
+use crate::backend::Gpu;
 use crate::net::{Network, Op};
 use crate::options::Fc;
 use crate::plan::Step;
@@ -22,6 +23,7 @@ use crate::{Error, Result};
 /// What every session needs.
 pub(super) struct Shared {
     pub device: CudaDevice,
+    pub gpu: Gpu,
     pub launcher: Launcher,
     pub rules: Rules,
     /// Where fully connected layers may be its.
@@ -113,8 +115,20 @@ impl Shared {
         });
         let layers = layers.collect::<Result<_>>()?;
         let without_algorithm = Mutex::default();
-        let device = device.clone();
-        Ok(Shared { device, launcher, rules, cublaslt, why_not, without_algorithm, network, layers, watch, wide: None })
+        let (gpu, device) = (device.gpu()?, device.clone());
+        Ok(Shared {
+            device,
+            gpu,
+            launcher,
+            rules,
+            cublaslt,
+            why_not,
+            without_algorithm,
+            network,
+            layers,
+            watch,
+            wide: None,
+        })
     }
 
     /// What runs `step` for `images` images, but where cuBLASLt has turned out to have no algorithm for it.

@@ -21,7 +21,7 @@ pub fn profile(model: &Model, args: &Args, checkpoint: &str, measured: &Measured
     let machine = Machine::of(model);
     let batch = args.batch_size as usize;
     let ceilings = model.ceilings()?;
-    let context = Context { model, batch, precision: args.device.precision, ceilings: &ceilings };
+    let context = Context { model, batch, precision: args.precision, ceilings: &ceilings };
     let tracks = context.tracks(&measured.timelines, &model.steps(batch)?)?;
     let run_ms = Spread::of(measured.run_ms.clone());
     let longest = tracks.iter().map(track_ms).fold(0.0, f64::max);
@@ -33,7 +33,7 @@ pub fn profile(model: &Model, args: &Args, checkpoint: &str, measured: &Measured
             deterministic: args.device.deterministic,
             ..Subject::of(model.network(), checkpoint, threads(args.device.workers))
         },
-        precision: args.device.precision.name().into(),
+        precision: args.precision.name().into(),
         batch_size: batch,
         tracks,
         runs: measured.timelines.len(),
