@@ -127,3 +127,27 @@ pub fn csv(profile: &Profile) -> String {
     }
     String::from_utf8(csv.into_inner().expect("memory takes it")).expect("made of strings")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::profile::report::tests::record;
+
+    #[test]
+    fn tables_and_csv_have_every_step() {
+        let profile = record();
+        let table = table(&profile);
+        for part in
+            ["conv1 + relu1", "join conv2", "12.5 %", "compute", "tower 1, conv2: conv_f16", "steps over run 1.100"]
+        {
+            assert!(table.contains(part), "'{part}' is not in:\n{table}");
+        }
+        assert!(table.lines().all(|line| line.chars().count() <= 120), "{table}");
+        let text = csv(&profile);
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        let heading = "track place step kind kernel input_shape output_shape params mult_adds flops bytes runs ms_min ms_mean \
+                       ms_median ms_p90 ms_p95 ms_p99 ms_max ms_cv percentage flops_per_sec bytes_per_sec roofline_percentage bound";
+        assert_eq!(reader.headers().unwrap(), heading.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(reader.records().map(|row| row.unwrap()).count(), 4);
+    }
+}
