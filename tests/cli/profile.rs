@@ -185,7 +185,8 @@ fn profile_prints_a_table_and_csv() {
 fn profile_reports_on_cuda() {
     let folder = tempfile::tempdir().unwrap();
     let trace = folder.path().join("trace.json");
-    let arguments = ["--device", "cuda", "--precision", "float16", "--split", "two-stream", "-b", "2", "--json"];
+    let arguments =
+        ["--device", "cuda", "--precision", "float16", "--split", "two-stream", "--deterministic", "-b", "1", "--json"];
     let arguments = SHORT.iter().chain(&SMALL).chain(&arguments).copied().chain(["--trace", str(&trace)]);
     let record = check_record(&alexnet_cuda(arguments).expect(0), 2);
     let product = record["ceilings"]["product"].as_str().unwrap();

@@ -8,14 +8,9 @@ const WIDTH: usize = 116;
 /// Steps with their rates, then what ran them, then the notes.
 pub fn table(profile: &Profile) -> String {
     let Profile { subject, machine, ceilings, run_ms, stepwise_ms, .. } = profile;
-    let mut text = format!(
-        "{}, {} image{}, {}, on {}\n",
-        subject.model,
-        profile.batch_size,
-        if profile.batch_size == 1 { "" } else { "s" },
-        profile.precision,
-        machine.device
-    );
+    let mut text = String::new();
+    let images = if profile.batch_size == 1 { "1 image".into() } else { format!("{} images", profile.batch_size) };
+    wrap(&mut text, &format!("{}, {images}, {}, on {}", subject.model, profile.precision, machine.device));
     let (gflops, gbytes) = (ceilings.flops_per_sec / 1e9, ceilings.bytes_per_sec / 1e9);
     let mut line = |line: String| {
         text.push_str(&line);
@@ -45,7 +40,7 @@ pub fn table(profile: &Profile) -> String {
     for (number, track) in profile.tracks.iter().enumerate() {
         for step in track.steps.iter().filter(|step| step.kind != "join") {
             let tower = if profile.tracks.len() > 1 { format!("tower {number}, ") } else { String::new() };
-            line(format!("{tower}{}: {}", step.name, step.kernel));
+            wrap(&mut text, &format!("{tower}{}: {}", step.name, step.kernel));
         }
     }
     text.push('\n');
