@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use crate::plan::Step;
 
-/// From now until it is dropped, on this thread. Without a profiler it is nothing, and costs a nanosecond or two.
+/// From now until it is dropped, on this thread. Without a profiler it is nothing, and costs some nanoseconds.
 pub(super) struct Range {
     is_heard: bool,
 }
