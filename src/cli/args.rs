@@ -29,7 +29,7 @@ pub struct ModelArgs {
 }
 
 /// Where and how to run it, in whatever precision.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct DeviceArgs {
     /// auto, cpu, cuda, cuda:N, or cuda:N,N,..: several GPUs, which take batches in turn.
     #[arg(long, default_value = "auto")]

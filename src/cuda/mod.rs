@@ -5,6 +5,7 @@
 
 mod arena;
 pub mod args;
+mod ceilings;
 mod cublaslt;
 mod depth;
 mod device;
@@ -15,6 +16,7 @@ mod footprint;
 pub mod fuse;
 pub mod kernels;
 mod launch;
+mod nvtx;
 mod pinned;
 mod pipeline;
 mod results;
@@ -33,11 +35,12 @@ use std::time::Duration;
 
 use cudarc::driver::{CudaContext, DriverError};
 
-use crate::backend::{Backend, Gpu, Holding, Pipeline, Score, Session};
+use crate::backend::{Backend, Gpu, Holding, Pipeline, Score, Session, StepAsRun};
 use crate::net::Network;
 use crate::options::{Fc, Precision, Split};
 use crate::pixels::Pixels;
-use crate::plan::Plan;
+use crate::plan::{Plan, Step};
+use crate::record::Ceilings;
 use crate::split;
 use crate::weights::Weights;
 use crate::{Error, Result};
@@ -139,7 +142,7 @@ impl Backend for CudaBackend {
         let order = if deterministic { "deterministic" } else { "last bits depend on the batch size" };
         let fc = shared.fully_connected();
         let device = match (split, link) {
-            (None, _) => shared.device.clone(),
+            (None, _) => shared.device.to_string(),
             (Some(_), None) => format!("{}, split between two streams", shared.device),
             (Some(_), Some(Link::Peer)) => {
                 format!("{} and {}, split between the two, with peer access", shared.device, parts[1].device)
@@ -193,6 +196,28 @@ impl Backend for CudaBackend {
             buffers: buffers.get(tower).map_or(0, |layout| layout.bytes),
         });
         Ok(holdings.collect())
+    }
+
+    fn steps(&self, plan: &Plan) -> Result<Vec<Vec<StepAsRun>>> {
+        plan.check(self.network())?;
+        let Placement { parts, split, .. } = &self.placement;
+        let plans = steps::by_device(self.network(), plan, &parts[0].rules, *split)?;
+        // On one device tower 0 makes the input for both.
+        let towers = plans
+            .into_iter()
+            .flat_map(|plans| plans.into_iter().enumerate().map(|(tower, plan)| (usize::from(tower > 0), plan)));
+        let tracks = towers.zip(parts).map(|((first, plan), part)| {
+            let as_run = |step: &Step| {
+                let kernel = explain::runs(part.route(step, plan.batch), step, plan.batch, &part.rules);
+                StepAsRun { step: step.clone(), kernel }
+            };
+            plan.steps[first..].iter().map(as_run).collect()
+        });
+        Ok(tracks.collect())
+    }
+
+    fn ceilings(&self) -> Result<Ceilings> {
+        ceilings::measure(&self.placement.parts[0])
     }
 }
 

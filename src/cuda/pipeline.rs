@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError, result};
 
+use super::nvtx::Range;
 use super::pinned::Pinned;
 use super::results::Results;
 use super::steps::{Placement, Run, Steps};
@@ -136,8 +137,9 @@ impl CudaPipeline {
 
     /// Queues the newest batch that is under way.
     fn start(&mut self) -> Result<()> {
-        let UnderWay { pixels, results, slot: number, resident, .. } =
+        let UnderWay { pixels, results, slot: number, images, resident, .. } =
             self.under_way.back().expect("one was submitted");
+        let _range = Range::new(format_args!("submit {images} images"));
         let (number, results, resident) = (*number, *results, *resident);
         if !self.prepared.contains_key(&results.images) {
             let prepared = self.steps.prepare(results.images)?;
@@ -248,6 +250,7 @@ impl Pipeline for CudaPipeline {
         let Some(enqueue) = batch.started else {
             return Err(Error::DeviceLost("a batch did not start, and has no results; submit it again".into()));
         };
+        let _range = Range::new(format_args!("collect {} images", batch.images));
         self.steps.wait(&self.slots[batch.slot].done)?;
         let scored = self.read(batch)?;
         let times = self.stopwatch.as_ref().map(|stopwatch| stopwatch.read(batch.slot, enqueue, batch.resident));

@@ -30,6 +30,10 @@ impl Clock {
     /// # Errors
     /// Those of the device.
     pub(super) fn mark(&mut self, stream: &CudaStream, tower: usize, mark: Mark) -> Result<()> {
+        if mark == Mark::Input {
+            self.begun = timed(stream)?; // the timeline is of the steps, not of the copy
+            return Ok(());
+        }
         self.reached[tower].push((mark, timed(stream)?));
         Ok(())
     }
@@ -48,6 +52,7 @@ impl Clock {
                 let end = elapsed(first.unwrap_or(&self.begun), event)?.max(last);
                 let begin = std::mem::replace(&mut last, end);
                 let work = match *mark {
+                    Mark::Input => unreachable!("the beginning"),
                     Mark::Step(index) => Work::Layers(tower.plan.steps[index].layers.clone()),
                     Mark::Join(index) => {
                         let layer = tower.plan.steps[index].layers[0];
@@ -62,7 +67,11 @@ impl Clock {
     }
 }
 
-fn timed(stream: &CudaStream) -> Result<CudaEvent> {
+/// An event that tells the time, on `stream`.
+///
+/// # Errors
+/// Those of the device.
+pub(super) fn timed(stream: &CudaStream) -> Result<CudaEvent> {
     let context = stream.context();
     let event = context.new_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).and_then(|event| {
         event.record(stream)?;
