@@ -13,6 +13,7 @@ mod guards;
 mod images;
 mod input;
 mod kernels;
+mod lone;
 mod model;
 mod mutations;
 mod net;

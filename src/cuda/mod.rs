@@ -15,6 +15,7 @@ mod footprint;
 pub mod fuse;
 pub mod kernels;
 mod launch;
+pub mod lone;
 mod pinned;
 mod pipeline;
 mod results;

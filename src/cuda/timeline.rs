@@ -62,7 +62,11 @@ impl Clock {
     }
 }
 
-fn timed(stream: &CudaStream) -> Result<CudaEvent> {
+/// An event recorded now, with a time.
+///
+/// # Errors
+/// Those of the device.
+pub(super) fn timed(stream: &CudaStream) -> Result<CudaEvent> {
     let context = stream.context();
     let event = context.new_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).and_then(|event| {
         event.record(stream)?;
@@ -71,12 +75,16 @@ fn timed(stream: &CudaStream) -> Result<CudaEvent> {
     event.map_err(|e| failed_on(context, "recording an event", e))
 }
 
-fn elapsed(from: &CudaEvent, to: &CudaEvent) -> Result<Duration> {
+/// Time between two events of one context, the first of which came first.
+///
+/// # Errors
+/// Those of the device.
+pub(super) fn elapsed(from: &CudaEvent, to: &CudaEvent) -> Result<Duration> {
     type ElapsedTime = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> sys::CUresult;
     let mut milliseconds: f32 = 0.0;
     // Not cudarc's, which takes the name that this function has had since CUDA 12.8.
     // SAFETY: the driver's function of that name has this type. Both events are alive, of one context, and reached, since the
-    // run is over.
+    // run is over, or the batch.
     let asked = unsafe {
         let elapsed_time = sys::culib().get::<ElapsedTime>(b"cuEventElapsedTime").expect("preflight has found it");
         elapsed_time(&mut milliseconds, from.cu_event(), to.cu_event())
