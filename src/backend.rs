@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crate::options::Precision;
 use crate::pixels::Pixels;
-use crate::plan::Plan;
+use crate::plan::{Plan, Step};
+use crate::record::Ceilings;
 use crate::{Error, Result};
 
 /// A device with one network's weights on it, shared by any number of sessions.
@@ -45,6 +46,28 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// As [`session`](Self::session).
     fn holdings(&self, plan: Plan) -> Result<Vec<Holding>>;
+
+    /// What a run of `plan` with as many images as it takes is made of: the steps of each of a [`Timeline`]'s tracks.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a plan of another network, or one that cannot be split as the network is.
+    fn steps(&self, plan: &Plan) -> Result<Vec<Vec<StepAsRun>>>;
+
+    /// What the device reaches, measured now, for a moment: a large product in the precision that the network is computed in,
+    /// and a large copy. Of several devices the first one's.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn ceilings(&self) -> Result<Ceilings>;
+}
+
+/// A step as a device runs it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepAsRun {
+    /// The step, fused with others where the device does that; of a tower its part.
+    pub step: Step,
+    /// What runs it, in words: kernel, grid, splits.
+    pub kernel: String,
 }
 
 /// Memory that a part of a network takes.

@@ -65,13 +65,14 @@ pub mod parallel;
 mod pixels;
 pub mod plan;
 pub mod record;
+pub mod roofline;
 pub mod split;
 pub mod statistics;
 pub mod weights;
 
 pub use backend::{
-    BatchTimes, Done, Holding, Input, Interval, Pipeline, Prediction, Score, Scored, Session, Span, Timeline, Track,
-    Work,
+    BatchTimes, Done, Holding, Input, Interval, Pipeline, Prediction, Score, Scored, Session, Span, StepAsRun, Timeline,
+    Track, Work,
 };
 pub use error::{Error, Result};
 pub use model::{Model, NOT_FINITE, demo_checkpoint, open_checkpoint};

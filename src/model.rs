@@ -8,7 +8,9 @@ use std::{panic::resume_unwind, sync::Arc, thread};
 
 use rayon::prelude::*;
 
-use crate::backend::{Activation, Backend, Done, Holding, Input, Pipeline, Prediction, Score, Scored, Session};
+use crate::backend::{
+    Activation, Backend, Done, Holding, Input, Pipeline, Prediction, Score, Scored, Session, StepAsRun,
+};
 use crate::cpu::{CpuBackend, CpuTowers};
 #[cfg(feature = "cuda")]
 use crate::cuda::{CudaBackend, CudaDevice, Settings, Towers};
@@ -19,6 +21,7 @@ use crate::options::{Device, Fc, Options, Precision, Split, check_ordinals};
 use crate::parallel::Parallel;
 use crate::pixels::Pixels;
 use crate::plan::Plan;
+use crate::record::Ceilings;
 use crate::weights::{Checkpoint, Weights, imagenet1k_v1, seeded};
 use crate::{Error, Result};
 
@@ -181,6 +184,23 @@ impl Model {
     /// [`Error::Usage`] for a batch of 0.
     pub fn holdings(&self, batch: usize) -> Result<Vec<Holding>> {
         self.backend.holdings(Plan::new(&self.network, batch, &[])?)
+    }
+
+    /// What a run of `batch` images is made of: the steps of each of a [`Timeline`](crate::Timeline)'s tracks, and what runs
+    /// them.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a batch of 0.
+    pub fn steps(&self, batch: usize) -> Result<Vec<Vec<StepAsRun>>> {
+        self.backend.steps(&Plan::new(&self.network, batch, &[])?)
+    }
+
+    /// What the device reaches at most, measured now, for a moment; of several devices the first.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn ceilings(&self) -> Result<Ceilings> {
+        self.backend.ceilings()
     }
 
     /// The `k` best classes of each picture file, best first. Files are decoded on all threads, a batch at a time.

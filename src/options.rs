@@ -108,6 +108,14 @@ impl Precision {
             Precision::Bfloat16 => "bfloat16",
         }
     }
+
+    /// Bytes that an activation or a filter's value takes.
+    pub fn bytes(self) -> usize {
+        match self {
+            Precision::Float32 | Precision::Tf32 => 4,
+            Precision::Float16 | Precision::Bfloat16 => 2,
+        }
+    }
 }
 
 /// A network in two towers, each with half of every layer's filters, which meet where one needs what the other has: the

@@ -16,9 +16,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::backend::{Backend, Done, Holding, Input, Pipeline, Score, Session};
+use crate::backend::{Backend, Done, Holding, Input, Pipeline, Score, Session, StepAsRun};
 use crate::pixels::Pixels;
 use crate::plan::Plan;
+use crate::record::Ceilings;
 use crate::{Error, Result};
 
 /// Several devices as one. What is no pipeline is the first one's that works.
@@ -139,6 +140,14 @@ impl Backend for Parallel {
         let working = self.devices.working().into_iter();
         let each = working.map(|device| self.devices.all[device].1.holdings(plan.clone()));
         Ok(each.collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    fn steps(&self, plan: &Plan) -> Result<Vec<Vec<StepAsRun>>> {
+        self.devices.ask(|device| device.steps(plan))
+    }
+
+    fn ceilings(&self) -> Result<Ceilings> {
+        self.devices.ask(|device| device.ceilings())
     }
 }
 

@@ -41,6 +41,11 @@ impl Matrix {
     }
 }
 
+/// What computes it for `images` images, in words.
+pub fn how(images: usize) -> &'static str {
+    if images <= DOT_BATCH { "dot products" } else { "gemm" }
+}
+
 /// x * W^T + bias, + ReLU: `source` (N, in) to `target` (N, out).
 pub fn forward(matrix: &Matrix, relu: bool, images: usize, source: &[f32], target: &mut [f32]) {
     if images <= DOT_BATCH {

@@ -3,6 +3,7 @@
 //!
 //! A file a kernel; [`naive`] is the oracle that all of them are tested against.
 
+mod ceilings;
 mod clock;
 mod conv;
 mod dropout;
@@ -27,10 +28,13 @@ use clock::Clock;
 use pipeline::CpuPipeline;
 use softmax::TopK;
 
-use crate::backend::{Activation, Backend, Holding, Input, Pipeline, Prediction, Score, Session, Timeline, Work};
+use crate::backend::{
+    Activation, Backend, Holding, Input, Pipeline, Prediction, Score, Session, StepAsRun, Timeline, Work,
+};
 use crate::net::{Network, Op, Shape};
 use crate::pixels::Pixels;
 use crate::plan::{Plan, Step, StepKind};
+use crate::record::Ceilings;
 use crate::weights::{LayerWeights, Weights};
 use crate::{Error, Result};
 
@@ -141,6 +145,26 @@ impl Backend for CpuBackend {
         let buffers = bytes(&self.open(plan)?.buffers);
         Ok(vec![Holding { place: self.description(), weights: self.shared.group.weights(), buffers }])
     }
+
+    fn steps(&self, plan: &Plan) -> Result<Vec<Vec<StepAsRun>>> {
+        plan.check(&self.shared.network)?;
+        Ok(vec![as_run(plan, self.shared.group.threads)])
+    }
+
+    fn ceilings(&self) -> Result<Ceilings> {
+        ceilings::measure(self.shared.group.threads)
+    }
+}
+
+/// The steps of `plan`, and what runs each of them for its batch.
+fn as_run(plan: &Plan, count: usize) -> Vec<StepAsRun> {
+    let how = |step: &Step| match step.kind {
+        StepKind::Conv { .. } => "im2col + gemm",
+        StepKind::Linear { .. } => linear::how(plan.batch),
+        _ => "loops",
+    };
+    let steps = plan.steps.iter();
+    steps.map(|step| StepAsRun { step: step.clone(), kernel: format!("{}, {}", how(step), threads(count)) }).collect()
 }
 
 /// In words.

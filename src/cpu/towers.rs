@@ -11,11 +11,14 @@ use rayon::prelude::*;
 use super::clock::Clock;
 use super::pipeline::CpuPipeline;
 use super::softmax::TopK;
-use super::{Group, PackedLayer, buffers, bytes, pixels, run_step, start, threads, zeroed};
-use crate::backend::{Activation, Backend, Holding, Input, Pipeline, Prediction, Score, Session, Timeline, Work};
+use super::{Group, PackedLayer, as_run, buffers, bytes, ceilings, pixels, run_step, start, threads, zeroed};
+use crate::backend::{
+    Activation, Backend, Holding, Input, Pipeline, Prediction, Score, Session, StepAsRun, Timeline, Work,
+};
 use crate::net::{Network, Shape};
 use crate::pixels::Pixels;
 use crate::plan::{Plan, Step};
+use crate::record::Ceilings;
 use crate::weights::Weights;
 use crate::{Error, Result, split};
 
@@ -102,6 +105,16 @@ impl Backend for CpuTowers {
             buffers: bytes(&tower.buffers) + bytes([&tower.joined, &tower.letter]),
         };
         Ok(session.towers.iter().map(holding).collect())
+    }
+
+    fn steps(&self, plan: &Plan) -> Result<Vec<Vec<StepAsRun>>> {
+        plan.check(&self.shared.network)?;
+        let towers = split::towers(plan)?;
+        Ok(towers.iter().zip(&self.shared.groups).map(|(tower, group)| as_run(tower, group.threads)).collect())
+    }
+
+    fn ceilings(&self) -> Result<Ceilings> {
+        ceilings::measure(self.shared.groups.iter().map(|group| group.threads).sum())
     }
 }
 

@@ -34,7 +34,7 @@ impl Element {
         }
     }
 
-    /// Size in bytes.
+    /// Size in bytes: [`Precision::bytes`].
     pub fn bytes(self) -> usize {
         match self {
             Element::F32 => 4,
