@@ -62,7 +62,7 @@ impl Clock {
     }
 }
 
-/// An event recorded now, with a time.
+/// An event that tells the time, on `stream`.
 ///
 /// # Errors
 /// Those of the device.
@@ -75,7 +75,7 @@ pub(super) fn timed(stream: &CudaStream) -> Result<CudaEvent> {
     event.map_err(|e| failed_on(context, "recording an event", e))
 }
 
-/// Time between two events of one context, the first of which came first.
+/// From one event to another, both reached.
 ///
 /// # Errors
 /// Those of the device.
@@ -84,7 +84,7 @@ pub(super) fn elapsed(from: &CudaEvent, to: &CudaEvent) -> Result<Duration> {
     let mut milliseconds: f32 = 0.0;
     // Not cudarc's, which takes the name that this function has had since CUDA 12.8.
     // SAFETY: the driver's function of that name has this type. Both events are alive, of one context, and reached, since the
-    // run is over, or the batch.
+    // run is over.
     let asked = unsafe {
         let elapsed_time = sys::culib().get::<ElapsedTime>(b"cuEventElapsedTime").expect("preflight has found it");
         elapsed_time(&mut milliseconds, from.cu_event(), to.cu_event())
