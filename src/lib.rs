@@ -71,8 +71,8 @@ pub mod statistics;
 pub mod weights;
 
 pub use backend::{
-    BatchTimes, Done, Holding, Input, Interval, Pipeline, Prediction, Score, Scored, Session, Span, StepAsRun, Timeline,
-    Track, Work,
+    BatchTimes, Done, Holding, Input, Interval, Pipeline, Prediction, Score, Scored, Session, Span, StepAsRun,
+    Timeline, Track, Work,
 };
 pub use error::{Error, Result};
 pub use model::{Model, NOT_FINITE, demo_checkpoint, open_checkpoint};

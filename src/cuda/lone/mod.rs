@@ -35,6 +35,16 @@ impl Lone {
         Ok(plan.steps.into_iter().map(lone).collect())
     }
 
+    /// The steps of `network` for `images` images as its plan has them.
+    ///
+    /// # Errors
+    /// As [`as_run`](Self::as_run).
+    pub fn as_planned(network: &Network, images: usize, rules: &Rules) -> Result<Vec<Lone>> {
+        let plan = counted(checked(network, images)?)?;
+        let lone = |step| Lone { steps: vec![step], images, rules: *rules };
+        Ok(plan.steps.into_iter().map(lone).collect())
+    }
+
     /// The pairs of steps of `network` for which there is a kernel that does both, chosen or not: in one step, and in two.
     ///
     /// # Errors
