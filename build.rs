@@ -4,6 +4,9 @@
 //! nvcc takes from the environment, which are kept from it. nvcc is looked for in NVCC, CUDA_HOME, CUDA_PATH, PATH and
 //! /usr/local/cuda; a host compiler and its flags come from the `cc` crate. An nvcc that is found and fails is an error,
 //! never a reason to fall back.
+//!
+//! The program also learns which commit it is built from, and by which rustc: records of measurements name them. For the
+//! commit to be right this script runs whenever a source changes; nvcc then runs again only if its own sources changed.
 
 use std::env;
 use std::ffi::OsString;
@@ -19,12 +22,18 @@ const PTX_VERSION: &str = "7.0";
 /// Read besides what `cc` reads.
 const VARIABLES: [&str; 4] = ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"];
 
+/// What the program is made of, and what it is measured with.
+const SOURCES: [&str; 6] = ["src", "kernels", "benches", "Cargo.toml", "Cargo.lock", "build.rs"];
+
 fn main() {
-    println!("cargo::rerun-if-changed=build.rs");
+    for source in SOURCES.iter().filter(|source| Path::new(source).exists()) {
+        println!("cargo::rerun-if-changed={source}");
+    }
+    println!("cargo::rustc-env=ALEXNET_COMMIT={}", commit().unwrap_or_default());
+    println!("cargo::rustc-env=ALEXNET_RUSTC={}", rustc().unwrap_or_default());
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }
-    println!("cargo::rerun-if-changed=kernels");
     for variable in VARIABLES {
         println!("cargo::rerun-if-env-changed={variable}");
     }
@@ -39,17 +48,26 @@ fn main() {
 fn run() -> Result<(), String> {
     let kernels = Path::new(&variable("CARGO_MANIFEST_DIR")?).join("kernels");
     let out = PathBuf::from(variable("OUT_DIR")?);
-    let sources = sources(&kernels)?;
+    let sources: Vec<PathBuf> = files(&kernels)?.into_iter().filter(|path| has_extension(path, "cu")).collect();
+    let made_from = out.join("made_from"); // all that the PTX beside it comes from
     match find_nvcc()? {
         Some(nvcc) => {
             println!("cargo::rerun-if-changed={}", nvcc.display());
+            let inputs = inputs(&nvcc, &kernels, &sources)?;
+            let is_there = sources.iter().all(|source| out.join(ptx_name(source)).is_file());
+            if is_there && fs::read(&made_from).is_ok_and(|before| before == inputs) {
+                return Ok(());
+            }
+            let _ = fs::remove_file(&made_from); // until all of it is made anew
             for source in &sources {
                 let text = compile(&nvcc, &kernels, source)?;
                 let path = out.join(ptx_name(source));
                 fs::write(&path, lower(&text)?).map_err(|e| format!("{}: {e}", path.display()))?;
             }
+            fs::write(&made_from, inputs).map_err(|e| format!("{}: {e}", made_from.display()))?;
         }
         None => {
+            let _ = fs::remove_file(&made_from);
             println!(
                 "cargo::warning=no nvcc found: embedding the PTX in kernels/prebuilt (set NVCC to compile kernels)"
             );
@@ -70,8 +88,8 @@ fn variable(name: &str) -> Result<OsString, String> {
     env::var_os(name).ok_or_else(|| format!("cargo did not set {name}"))
 }
 
-/// All .cu files below `folder`, sorted.
-fn sources(folder: &Path) -> Result<Vec<PathBuf>, String> {
+/// All files below `folder`, sorted.
+fn files(folder: &Path) -> Result<Vec<PathBuf>, String> {
     let mut found = vec![];
     let mut folders = vec![folder.to_path_buf()];
     while let Some(folder) = folders.pop() {
@@ -80,13 +98,34 @@ fn sources(folder: &Path) -> Result<Vec<PathBuf>, String> {
             let path = entry.map_err(|e| format!("{}: {e}", folder.display()))?.path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "cu") {
+            } else {
                 found.push(path);
             }
         }
     }
     found.sort();
     Ok(found)
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found == extension)
+}
+
+/// Everything that the PTX comes from: this script, nvcc, its commands, and the kernels with all that they include.
+fn inputs(nvcc: &Path, kernels: &Path, sources: &[PathBuf]) -> Result<Vec<u8>, String> {
+    let about = fs::metadata(nvcc).map_err(|e| format!("{}: {e}", nvcc.display()))?;
+    let mut inputs =
+        format!("{}{nvcc:?} {} {:?}\n", include_str!("build.rs"), about.len(), about.modified()).into_bytes();
+    for source in sources {
+        let (command, _) = nvcc_command(nvcc, kernels, source)?;
+        inputs.extend(format!("{command:?}\n").bytes());
+    }
+    for file in files(kernels)?.iter().filter(|path| !has_extension(path, "ptx")) {
+        let text = fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
+        inputs.extend(format!("{} {}\n", file.display(), text.len()).bytes());
+        inputs.extend(text);
+    }
+    Ok(inputs)
 }
 
 /// `kernels/conv/conv_f32.cu` compiles to `conv_f32.ptx`.
@@ -114,7 +153,8 @@ fn in_path(program: &Path) -> Option<PathBuf> {
     env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
-fn compile(nvcc: &Path, kernels: &Path, source: &Path) -> Result<String, String> {
+/// The command that compiles `source`, and the file that it writes.
+fn nvcc_command(nvcc: &Path, kernels: &Path, source: &Path) -> Result<(Command, PathBuf), String> {
     // With cuda(true) cc gives nvcc's command with the host compiler and its flags. Profile-dependent settings are fixed;
     // NVCC is set for cc, which looks nowhere else.
     // SAFETY: a build script's main thread is its only one.
@@ -123,7 +163,6 @@ fn compile(nvcc: &Path, kernels: &Path, source: &Path) -> Result<String, String>
     build.cuda(true).debug(false).opt_level(3).warnings(false);
     let tool = build.try_get_compiler().map_err(|e| format!("no host compiler for nvcc: {e}; install gcc or clang"))?;
     let ptx = PathBuf::from(variable("OUT_DIR")?).join(ptx_name(source)).with_extension("unlowered");
-    let _ = fs::remove_file(&ptx); // an nvcc that writes nothing must not pass with an earlier file
     // Not tool.to_command(): cc looks for nvcc in variables of its own.
     let mut command = Command::new(nvcc);
     command.args(tool.args()).env_remove("NVCC_PREPEND_FLAGS").env_remove("NVCC_APPEND_FLAGS");
@@ -131,6 +170,12 @@ fn compile(nvcc: &Path, kernels: &Path, source: &Path) -> Result<String, String>
     let relative = source.strip_prefix(kernels).expect("sources lie below the folder");
     command.current_dir(kernels).args(["-ptx", "-std=c++17", "-Werror", "all-warnings"]);
     command.arg(format!("-arch={ARCH}")).arg("-o").arg(&ptx).arg(relative);
+    Ok((command, ptx))
+}
+
+fn compile(nvcc: &Path, kernels: &Path, source: &Path) -> Result<String, String> {
+    let (mut command, ptx) = nvcc_command(nvcc, kernels, source)?;
+    let _ = fs::remove_file(&ptx); // an nvcc that writes nothing must not pass with an earlier file
     let output = command.output().map_err(|e| format!("{}: cannot be run: {e}", nvcc.display()))?;
     if !output.status.success() {
         return Err(failure(source, &command, &output));
@@ -166,4 +211,36 @@ fn lower(text: &str) -> Result<String, String> {
         }
     }
     if versions == 1 { Ok(lowered) } else { Err(format!("nvcc wrote {versions} .version lines instead of one")) }
+}
+
+/// The commit that is checked out, with `-dirty` where a source differs from it; what ALEXNET_COMMIT says, where it is set.
+fn commit() -> Option<String> {
+    println!("cargo::rerun-if-env-changed=ALEXNET_COMMIT");
+    if let Ok(said) = env::var("ALEXNET_COMMIT") {
+        return Some(said);
+    }
+    // A folder above may be another project's repository.
+    if !Path::new(".git").exists() {
+        return None;
+    }
+    let log = output("git", &["rev-parse", "--git-path", "logs/HEAD"])?;
+    if Path::new(&log).exists() {
+        println!("cargo::rerun-if-changed={log}");
+    }
+    let commit = output("git", &["rev-parse", "--short=12", "HEAD"])?;
+    let changed = output("git", &[&["status", "--porcelain", "--"][..], &SOURCES].concat())?;
+    Some(if changed.is_empty() { commit } else { commit + "-dirty" })
+}
+
+/// `rustc 1.95.0 (..)` without the program's name.
+fn rustc() -> Option<String> {
+    let version = output(&env::var("RUSTC").ok()?, &["--version"])?;
+    Some(version.trim_start_matches("rustc ").to_string())
+}
+
+/// What a program writes to stdout, where it runs and ends well.
+fn output(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).output().ok()?;
+    let text = output.status.success().then(|| String::from_utf8(output.stdout).ok());
+    text.flatten().map(|text| text.trim().to_string())
 }

@@ -23,6 +23,16 @@ pub trait Backend: Send + Sync {
         vec![]
     }
 
+    /// The GPUs that it computes on, none for the CPU.
+    fn gpus(&self) -> Vec<Gpu> {
+        vec![]
+    }
+
+    /// Versions of the libraries that it computes with, by name: `cuda`, what the driver offers, and `cublaslt`.
+    fn versions(&self) -> Vec<(&'static str, String)> {
+        vec![]
+    }
+
     /// Buffers for `plan` on this device.
     ///
     /// # Errors
@@ -68,6 +78,15 @@ pub struct StepAsRun {
     pub step: Step,
     /// What runs it, in words: kernel, grid, splits.
     pub kernel: String,
+}
+
+/// A GPU of the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gpu {
+    /// The product's.
+    pub name: String,
+    /// Its place in the machine, `00000000:01:00.0`: domain, bus, device, function.
+    pub pci_bus_id: String,
 }
 
 /// Memory that a part of a network takes.
@@ -210,7 +229,8 @@ pub trait Session: Send {
     /// [`Error::Usage`] when the plan does not keep that layer.
     fn activation(&mut self, name: &str) -> Result<Activation>;
 
-    /// [`run`](Self::run), with a clock read between steps, which takes a little longer: what the device did when.
+    /// [`run`](Self::run), with a clock read between steps, which takes a little longer: what the device did when, from the
+    /// time that it has the input.
     ///
     /// # Errors
     /// As [`run`](Self::run).

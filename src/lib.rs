@@ -71,7 +71,7 @@ pub mod statistics;
 pub mod weights;
 
 pub use backend::{
-    BatchTimes, Done, Holding, Input, Interval, Pipeline, Prediction, Score, Scored, Session, Span, StepAsRun,
+    BatchTimes, Done, Gpu, Holding, Input, Interval, Pipeline, Prediction, Score, Scored, Session, Span, StepAsRun,
     Timeline, Track, Work,
 };
 pub use error::{Error, Result};

@@ -9,7 +9,7 @@ use std::{panic::resume_unwind, sync::Arc, thread};
 use rayon::prelude::*;
 
 use crate::backend::{
-    Activation, Backend, Done, Holding, Input, Pipeline, Prediction, Score, Scored, Session, StepAsRun,
+    Activation, Backend, Done, Gpu, Holding, Input, Pipeline, Prediction, Score, Scored, Session, StepAsRun,
 };
 use crate::cpu::{CpuBackend, CpuTowers};
 #[cfg(feature = "cuda")]
@@ -123,6 +123,16 @@ impl Model {
     /// The device in words.
     pub fn device(&self) -> String {
         self.backend.description()
+    }
+
+    /// The GPUs that it computes on, none on the CPU.
+    pub fn gpus(&self) -> Vec<Gpu> {
+        self.backend.gpus()
+    }
+
+    /// Versions of the libraries that it computes with, by name.
+    pub fn versions(&self) -> Vec<(&'static str, String)> {
+        self.backend.versions()
     }
 
     /// Name of class `index`, `class_N` where the checkpoint names none.

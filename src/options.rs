@@ -1,5 +1,6 @@
 //! [`Options`]: where and in what a model computes.
 
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -45,6 +46,20 @@ pub enum Device {
     /// The CUDA devices with these numbers, each named once. Of several each computes whole batches, in turn, see
     /// [`parallel`](crate::parallel).
     Cuda(Vec<usize>),
+}
+
+/// What [`FromStr`] reads.
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Auto => f.write_str("auto"),
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(ordinals) => {
+                let ordinals: Vec<String> = ordinals.iter().map(usize::to_string).collect();
+                write!(f, "cuda:{}", ordinals.join(","))
+            }
+        }
+    }
 }
 
 impl FromStr for Device {

@@ -16,7 +16,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::backend::{Backend, Done, Holding, Input, Pipeline, Score, Session, StepAsRun};
+use crate::backend::{Backend, Done, Gpu, Holding, Input, Pipeline, Score, Session, StepAsRun};
 use crate::pixels::Pixels;
 use crate::plan::Plan;
 use crate::record::Ceilings;
@@ -106,6 +106,14 @@ impl Backend for Parallel {
     fn given_up(&self) -> Vec<String> {
         let given_up = self.devices.given_up.lock().unwrap_or_else(PoisonError::into_inner);
         given_up.iter().map(|(_, reason)| reason.clone()).collect()
+    }
+
+    fn gpus(&self) -> Vec<Gpu> {
+        self.devices.all.iter().flat_map(|(_, device)| device.gpus()).collect()
+    }
+
+    fn versions(&self) -> Vec<(&'static str, String)> {
+        self.devices.all[0].1.versions() // of one process
     }
 
     fn session(&self, plan: Plan) -> Result<Box<dyn Session>> {
@@ -281,9 +289,9 @@ impl Pipeline for ParallelPipeline {
             let device = oldest.device.expect("there is room for one");
             match self.pipelines[device].as_mut().expect("it has the batch").collect() {
                 Ok(done) => {
-                    let Done { scored, .. } = done.expect("it has the batch");
+                    let Done { scored, times, .. } = done.expect("it has the batch");
                     let Batch { pixels, .. } = self.batches.pop_front().expect("it is there");
-                    return Ok(Some(Done { pixels, scored, times: None }));
+                    return Ok(Some(Done { pixels, scored, times }));
                 }
                 Err(error) => self.go_on_without(device, error)?,
             }
@@ -291,7 +299,14 @@ impl Pipeline for ParallelPipeline {
     }
 
     fn time(&mut self) -> Result<()> {
-        todo!("times of a batch's parts")
+        assert!(self.batches.is_empty(), "batches are under way");
+        for device in 0..self.pipelines.len() {
+            let Some(pipeline) = &mut self.pipelines[device] else { continue };
+            if let Err(error) = pipeline.time() {
+                self.go_on_without(device, error)?;
+            }
+        }
+        Ok(())
     }
 
     fn abandon(&mut self) -> Vec<Pixels> {

@@ -97,7 +97,26 @@ pub struct SpaceToDepth {
     pub padding: usize,
 }
 
+impl StepKind {
+    /// A word for it, the same for those that are fused.
+    pub fn name(&self) -> &'static str {
+        match self {
+            StepKind::Preprocess { .. } => "preprocess",
+            StepKind::Conv { .. } => "conv",
+            StepKind::Linear { .. } => "linear",
+            StepKind::Lrn(_) | StepKind::LrnMaxPool(_) | StepKind::MaxPoolLrn(_) => "lrn",
+            StepKind::MaxPool(_) | StepKind::AvgPool => "pool",
+            StepKind::Dropout { .. } => "dropout",
+        }
+    }
+}
+
 impl Step {
+    /// Its layers' names, `conv1 + relu1`.
+    pub fn name(&self) -> String {
+        self.layers.join(" + ")
+    }
+
     /// Index of the weights that it takes, if any.
     pub fn weights(&self) -> Option<usize> {
         match self.kind {

@@ -144,6 +144,21 @@ mod tests {
         assert!((spread.cv - 12.884098726725126 / 32.0).abs() < 1e-12);
     }
 
+    /// numpy.percentile(values, [2.5, 50, 99.9]) and numpy.std(values) / numpy.mean(values).
+    #[test]
+    fn other_percentiles_and_deviations_are_numpys() {
+        let values = vec![35.0, 50.0, 15.0, 40.0, 20.0, 22.5, 31.25, 18.0];
+        let spread = Spread::with(values, &[2.5, 99.9]);
+        close(spread.percentile(2.5).unwrap(), 15.525);
+        close(spread.median, 26.875);
+        close(spread.percentile(99.9).unwrap(), 49.93);
+        close(spread.mean, 28.96875);
+        close(spread.cv, 0.3942128983825511);
+        assert_eq!(spread.percentile(90.0), None);
+        let names: Vec<&str> = spread.figures().map(|(name, _)| name).collect();
+        assert_eq!(names, ["min", "mean", "median", "p2.5", "p99.9", "max", "cv"]);
+    }
+
     fn close(found: f64, expected: f64) {
         assert!((found / expected - 1.0).abs() < 1e-9, "{found} {expected}");
     }

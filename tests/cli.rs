@@ -1,5 +1,6 @@
 //! The command line as a process: what it prints, the files it writes, its exit codes.
 
+mod bench;
 mod commands;
 mod compare;
 mod cublaslt;

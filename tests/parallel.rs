@@ -139,6 +139,27 @@ fn resident_pixels_are_found() {
     }
 }
 
+/// Times are those of the device that computed the batch; one that cannot tell the time is done without.
+#[test]
+fn each_batch_has_its_devices_times() {
+    for faults in [vec![], vec![Fault { device: 1, call: Call::Time, number: 1, effect: Effect::Fails }]] {
+        let parallel = parallel(&[1, 1, 1], &faults);
+        let mut pipeline = open(&parallel);
+        pipeline.submit(batch(0)).unwrap();
+        assert!(pipeline.collect().unwrap().unwrap().times.is_none());
+        pipeline.time().unwrap();
+        let mut devices = BTreeSet::new();
+        for number in 0..4 {
+            pipeline.submit(batch(number)).unwrap();
+            let done = pipeline.collect().unwrap().unwrap();
+            let device = done.scored[0].predictions[0].index;
+            assert_eq!(done.times.unwrap().compute.length().as_millis(), device as u128);
+            devices.insert(device);
+        }
+        assert_eq!((devices.len(), parallel.given_up().len()), (3 - faults.len(), faults.len()));
+    }
+}
+
 /// Whatever call of whatever device fails, or never ends: the others do its batches, and it is never asked again.
 #[test]
 fn a_device_that_fails_is_done_without() {

@@ -1,8 +1,13 @@
 //! Batches ahead of time: a pipeline gives what one session run after another gives, whatever the sizes of batches.
 
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
 use alexnet::net::{Network, VARIANTS};
 use alexnet::weights::{LayerWeights, Weights, seeded};
-use alexnet::{Input, Model, Options, Pipeline, Pixels, Precision, Prediction, Score, Scored};
+use alexnet::{
+    BatchTimes, Device, Input, Model, Options, Pipeline, Pixels, Precision, Prediction, Score, Scored, Split,
+};
 
 use crate::device::{CPU, CUDA, CUDA_F16, Target, backend, options};
 use crate::on_every_target;
@@ -57,7 +62,7 @@ fn batches_of_any_size_come_out_in_order(on: Target) {
         let k = 3;
         let mut pipeline = model.pipeline(batch, k, score).unwrap();
         assert!(pipeline.collect().unwrap().is_none(), "nothing was submitted");
-        let (mut first, mut waiting) = (0, std::collections::VecDeque::new());
+        let (mut first, mut waiting) = (0, VecDeque::new());
         let check = |pipeline: &mut dyn Pipeline, (first, images): (usize, usize)| {
             let done = pipeline.collect().unwrap().expect("one is under way");
             let pixels = pictures(&model, first, images);
@@ -163,5 +168,78 @@ fn overflows_are_computed_again_in_float32() {
             0 => assert_eq!(narrow.precision, Precision::Float16, "{narrow:?}"),
             _ => assert_eq!(narrow, wide),
         }
+    }
+}
+
+/// Two batches a slot, with pixels copied and then with those that the device holds: what comes out, and the times.
+fn twice_a_slot(model: &Model, pipeline: &mut dyn Pipeline) -> Vec<(bool, Vec<Scored>, Option<BatchTimes>)> {
+    let (depth, mut waiting, mut done) = (pipeline.depth(), VecDeque::new(), vec![]);
+    for batch in 0..4 * depth {
+        let resident = batch >= 2 * depth;
+        match (waiting.pop_front(), resident) {
+            (Some(pixels), true) => pipeline.resubmit(pixels).unwrap(),
+            _ => pipeline.submit(pictures(model, 2 * (batch % depth), 2)).unwrap(),
+        }
+        if batch + 1 - done.len() == depth {
+            let collected = pipeline.collect().unwrap().expect("one is under way");
+            done.push((done.len() >= 2 * depth, collected.scored, collected.times));
+            waiting.push_back(collected.pixels);
+        }
+    }
+    while let Some(collected) = pipeline.collect().unwrap() {
+        done.push((true, collected.scored, collected.times));
+    }
+    done
+}
+
+/// Clocks change no result, and tell the parts of each batch in order, all of them since the clocks were started.
+#[test]
+fn parts_of_a_batch_are_timed() {
+    let cuda = |devices: &[usize], split| (Device::Cuda(devices.to_vec()), split);
+    let mut layouts = vec![(Device::Cpu, None), (Device::Cpu, Some(Split::TwoStream)), cuda(&[0], None)];
+    layouts.push(cuda(&[0], Some(Split::TwoStream)));
+    if crate::device::second().is_some() {
+        layouts.extend([cuda(&[0, 1], None), cuda(&[0, 1], Some(Split::TwoGpu))]);
+    }
+    // Events tell time in float32 milliseconds.
+    let slack = Duration::from_micros(1);
+    for (device, split) in layouts {
+        let (what, copies) = (format!("{device:?}, {split:?}"), device != Device::Cpu);
+        let alone = device != Device::Cuda(vec![0, 1]) || split.is_some();
+        let model = Model::demo(&Options { device, split, input_size: Some(71), ..Options::default() }).unwrap();
+        let mut pipeline = model.pipeline(2, 3, Score::Logit).unwrap();
+        let untimed = twice_a_slot(&model, &mut *pipeline);
+        assert!(untimed.iter().all(|(.., times)| times.is_none()), "{what}");
+        let begin = Instant::now();
+        pipeline.time().unwrap();
+        let timed = twice_a_slot(&model, &mut *pipeline);
+        let wall = begin.elapsed() + slack;
+        assert_eq!((timed.len(), untimed.len()), (4 * pipeline.depth(), 4 * pipeline.depth()), "{what}");
+        let mut before = Duration::ZERO;
+        for (batch, ((resident, scored, times), (_, expected, _))) in timed.iter().zip(&untimed).enumerate() {
+            let what = format!("{what}, batch {batch}");
+            assert_eq!(scored, expected, "{what}");
+            let BatchTimes { enqueue, copy_in, compute, copy_out } = times.as_ref().expect("it is timed");
+            assert!(*enqueue < wall, "{what}: {enqueue:?}");
+            assert_eq!((copy_in.is_some(), copy_out.is_some()), (copies && !resident, copies), "{what}");
+            let parts: Vec<_> = [*copy_in, Some(*compute), *copy_out].into_iter().flatten().collect();
+            assert!(
+                parts.iter().all(|part| part.begin <= part.end) && compute.begin < compute.end,
+                "{what}: {parts:?}"
+            );
+            assert!(parts.is_sorted_by(|a, b| a.end <= b.begin + slack), "{what}: {parts:?}");
+            let end = parts.last().expect("there is one").end;
+            assert!(end <= wall, "{what}: {parts:?} in {wall:?}");
+            if alone {
+                assert!(before <= compute.begin + slack, "{what}: {compute:?}, the batch before till {before:?}");
+                before = end;
+            }
+        }
+        // Later clocks begin anew.
+        pipeline.time().unwrap();
+        pipeline.submit(pictures(&model, 0, 2)).unwrap();
+        let again = pipeline.collect().unwrap().unwrap();
+        assert_eq!(again.scored, untimed[0].1, "{what}");
+        assert!(again.times.unwrap().compute.begin < wall, "{what}");
     }
 }

@@ -9,9 +9,10 @@ use alexnet::Fc;
 use alexnet::backend::Input;
 use alexnet::cuda::Rules;
 use alexnet::cuda::fuse::as_run;
-use alexnet::cuda::select::{self, Problem};
+use alexnet::cuda::select;
 use alexnet::net::{Network, Variant};
-use alexnet::plan::{Plan, Step, StepKind};
+use alexnet::plan::Plan;
+use alexnet::roofline::Demand;
 use alexnet::weights::seeded;
 
 use crate::device::{self, CUDA_F16};
@@ -121,7 +122,7 @@ fn layers_move_little_more_than_their_floor() {
             // Partial sums are read as soon as they are written, and are small enough for the L2 cache.
             let partial = 2 * 4 * select::partial_elements(&launch, step, IMAGES);
             let moved = count("global_read_once_bytes") + count("global_written_once_bytes") - partial;
-            let floor = floor(step, &rules);
+            let floor = Demand::of(&network, step, IMAGES, rules.precision).bytes;
             let ratio = moved as f64 / floor as f64;
             assert!((0.9..=1.3).contains(&ratio), "{name}, {step:?}: {moved} bytes, {floor} at least");
             let sectors = count("global_load_sectors") + count("global_store_sectors") + count("copy_sectors");
@@ -144,23 +145,6 @@ fn layers_move_little_more_than_their_floor() {
         assert_eq!(rows.next(), None, "launches beyond the plan's");
     }
     testdata::generated("docs/performance.md", "traffic", &text);
-}
-
-/// Bytes that a step must read and write, each once.
-fn floor(step: &Step, rules: &Rules) -> usize {
-    let element = rules.element();
-    let input = match step.kind {
-        StepKind::Preprocess { .. } => step.input.len(),
-        _ => step.input.len() * element.bytes(),
-    };
-    let (filter, bias) = match (step.kind, Problem::of(step, IMAGES)) {
-        (StepKind::Conv { .. } | StepKind::Linear { .. }, Some(problem)) => {
-            let filters = problem.gemm_n * problem.groups;
-            (filters * problem.gemm_k * element.bytes(), 4 * filters)
-        }
-        _ => (0, 0),
-    };
-    IMAGES * (input + step.output.len() * element.of_output(step).bytes()) + filter + bias
 }
 
 fn run_once(variant: &str) {

@@ -1,5 +1,6 @@
 //! Arguments that several commands share.
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,15 +28,12 @@ pub struct ModelArgs {
     pub input_size: Option<usize>,
 }
 
-/// Where and how to run it.
-#[derive(Args)]
+/// Where and how to run it, in whatever precision.
+#[derive(Args, Clone)]
 pub struct DeviceArgs {
     /// auto, cpu, cuda, cuda:N, or cuda:N,N,..: several GPUs, which take batches in turn.
     #[arg(long, default_value = "auto")]
     pub device: Device,
-    /// What to compute in.
-    #[arg(long, value_name = "TYPE", default_value = "float32", value_parser = precision_parser())]
-    pub precision: Precision,
     /// Scores whose bits do not depend on the batch that a picture is in; needs a GPU.
     #[arg(long)]
     pub deterministic: bool,
@@ -78,7 +76,30 @@ enum DecoderArg {
     Fast,
 }
 
+impl DeviceArgs {
+    /// The same as arguments of another process.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let patience = self.patience.as_secs_f64().to_string();
+        let mut arguments = vec![("--device", self.device.to_string()), ("--patience", patience)];
+        arguments.extend(self.fc.map(|fc| ("--fc", fc.name().into())));
+        arguments.extend(self.split.map(|split| ("--split", split.name().into())));
+        arguments.extend(self.workers.map(|workers| ("--workers", workers.to_string())));
+        let arguments = arguments.into_iter().flat_map(|(name, value)| [name.into(), value.into()]);
+        arguments.chain(self.deterministic.then(|| "--deterministic".into())).collect()
+    }
+}
+
 impl DecodeArgs {
+    /// The choice by its name.
+    pub fn exif(&self) -> String {
+        name(&self.exif)
+    }
+
+    /// The choice by its name.
+    pub fn decoder(&self) -> String {
+        name(&self.decoder)
+    }
+
     pub fn options(&self) -> DecodeOptions {
         DecodeOptions {
             exif: match self.exif {
@@ -93,7 +114,20 @@ impl DecodeArgs {
     }
 }
 
+fn name(choice: &impl ValueEnum) -> String {
+    choice.to_possible_value().expect("no choice is hidden").get_name().into()
+}
+
 impl ModelArgs {
+    /// The same as arguments of another process.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let mut arguments: Vec<(&str, OsString)> = vec![];
+        arguments.extend(self.model.map(|variant| ("--model", variant.name.into())));
+        arguments.extend(self.checkpoint.as_ref().map(|name| ("--checkpoint", name.into())));
+        arguments.extend(self.input_size.map(|size| ("--input-size", size.to_string().into())));
+        arguments.into_iter().flat_map(|(name, value)| [name.into(), value]).collect()
+    }
+
     /// The checkpoint asked for, else the demo, which is said on stderr.
     ///
     /// # Errors
@@ -106,11 +140,11 @@ impl ModelArgs {
     }
 
     /// What to load a model with.
-    pub fn options(&self, device: &DeviceArgs, labels: Option<PathBuf>) -> Options {
+    pub fn options(&self, device: &DeviceArgs, precision: Precision, labels: Option<PathBuf>) -> Options {
         Options {
             variant: self.model,
             device: device.device.clone(),
-            precision: device.precision,
+            precision,
             deterministic: device.deterministic,
             fc: device.fc,
             split: device.split,
@@ -122,8 +156,8 @@ impl ModelArgs {
     }
 
     /// The model on the device, and a line about both on stderr.
-    pub fn load(&self, device: &DeviceArgs, labels: Option<PathBuf>) -> Result<Model> {
-        let options = self.options(device, labels);
+    pub fn load(&self, device: &DeviceArgs, precision: Precision, labels: Option<PathBuf>) -> Result<Model> {
+        let options = self.options(device, precision, labels);
         let model = match &self.checkpoint {
             Some(name) => Model::load(name, &options)?,
             None => Model::from_checkpoint(self.demo()?, &options)?,

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use alexnet::net::Variant;
 use alexnet::weights::seeded;
-use alexnet::{Device, Error, Fc, Model, Pixels, Result, Score};
+use alexnet::{Device, Error, Fc, Model, Pixels, Precision, Result, Score};
 
-use super::args::{DeviceArgs, ModelArgs, seconds, threads};
+use super::args::{DeviceArgs, ModelArgs, precision_parser, seconds, threads};
 use super::{Outcome, note, print};
 use layout::Layout;
 use report::{LayoutRow, Measurement, Report};
@@ -32,6 +32,9 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    /// What to compute in.
+    #[arg(long, value_name = "TYPE", default_value = "float32", value_parser = precision_parser())]
+    precision: Precision,
     /// Batch sizes, each compared by itself.
     #[arg(short, long, value_name = "N,...", value_delimiter = ',', default_value = "1,8,32", value_parser = clap::value_parser!(u32).range(1..=65536))]
     batch_size: Vec<u32>,
@@ -86,7 +89,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
         model: model.network().variant.name,
         checkpoint,
         seed: args.seed,
-        precision: args.device.precision.name(),
+        precision: args.precision.name(),
         deterministic: args.device.deterministic,
         threads: threads(args.device.workers),
         input_size: size,
@@ -178,7 +181,7 @@ impl Args {
         };
         let model = ModelArgs { model: variant, checkpoint: Some(name.clone()), ..self.model };
         let checkpoint = model.open()?;
-        let mut options = model.options(&self.device, None);
+        let mut options = model.options(&self.device, self.precision, None);
         let mut layouts = self.layouts.clone();
         if layouts.is_empty() {
             layouts = Layout::of_device(&options.device);

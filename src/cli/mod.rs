@@ -14,6 +14,7 @@ mod pack;
 mod page;
 mod pictures;
 mod predict;
+mod profile;
 mod progress;
 mod rows;
 mod runner;
@@ -51,6 +52,8 @@ enum Command {
     Bench(bench::Args),
     /// Measure layouts of one network against each other: whole, in two towers, on several GPUs.
     Compare(compare::Args),
+    /// Show where a network's time goes, step by step, beside what the device could do.
+    Profile(profile::Args),
     /// Print a shell completion script.
     Completions(completions::Args),
 }
@@ -74,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Profile(args) => profile::run(&args),
         Command::Completions(args) => completions::run(&args),
     };
     match result {

@@ -8,7 +8,7 @@ use alexnet::input::{Feed, FeedOptions, Sources};
 use alexnet::{Error, NOT_FINITE, Precision, Result, Score};
 use clap::ValueEnum;
 
-use super::args::{DecodeArgs, DeviceArgs, ModelArgs, threads};
+use super::args::{DecodeArgs, DeviceArgs, ModelArgs, precision_parser, threads};
 use super::progress::Progress;
 use super::rows::{Columns, Format, RowWriter};
 use super::runner::Runner;
@@ -23,6 +23,9 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    /// What to compute in.
+    #[arg(long, value_name = "TYPE", default_value = "float32", value_parser = precision_parser())]
+    precision: Precision,
     #[command(flatten)]
     decode: DecodeArgs,
     /// Images computed at once.
@@ -55,7 +58,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
     // A misspelt input is reported before weights are read, and weights that do not fit before any picture is.
     let sources = Sources::expand(&args.inputs)?;
     args.protect_inputs(&sources)?;
-    let model = args.model.load(&args.device, args.labels.clone())?;
+    let model = args.model.load(&args.device, args.precision, args.labels.clone())?;
     let device = model.device();
     // Buffers for a batch that the run cannot fill would take memory for nothing.
     let total = sources.total().and_then(|total| usize::try_from(total).ok()).unwrap_or(usize::MAX);
@@ -68,7 +71,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
         },
         filename_width: sources.widest_filename(),
         // What a row was computed in is worth a column only where it may differ from what was asked for.
-        precision: args.device.precision != Precision::Float32,
+        precision: args.precision != Precision::Float32,
     };
     let (k, score) = (columns.k, columns.score);
     let mut runner = Runner::new(&model, batch_size, k, score)?;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use alexnet::input::{Fed, Feed, Row};
-use alexnet::{Done, Error, Model, Pipeline, Pixels, Result, Score, Scored};
+use alexnet::{BatchTimes, Done, Error, Model, Pipeline, Pixels, Result, Score, Scored};
 
 use super::{note, note_given_up};
 
@@ -26,6 +26,8 @@ pub struct Runner<'a> {
     batches: VecDeque<Batch>,
     /// Devices whose end was told.
     told: usize,
+    /// Times of batches, where they are asked for.
+    times: Option<Vec<BatchTimes>>,
 }
 
 /// A batch, of which a part may have come out.
@@ -51,9 +53,24 @@ impl<'a> Runner<'a> {
             waiting: VecDeque::new(),
             batches: VecDeque::new(),
             told: model.given_up().len(),
+            times: None,
         };
         runner.open()?;
         Ok(runner)
+    }
+
+    /// From now on, between runs, batches are timed as [`Pipeline::time`] says.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn time(&mut self) -> Result<()> {
+        self.times = Some(vec![]);
+        self.pipeline.as_mut().map_or(Ok(()), |pipeline| pipeline.time())
+    }
+
+    /// The times of all batches, or pieces of batches, since the last call.
+    pub fn take_times(&mut self) -> Vec<BatchTimes> {
+        self.times.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Memory for batches of the runner's size, which is halved where there is not as much: for those that are under way and
@@ -147,6 +164,9 @@ impl<'a> Runner<'a> {
                 self.under_way -= 1;
                 let batch = self.batches.front_mut().expect("pieces are of the oldest batch");
                 batch.scored.extend(done.scored);
+                if let Some(all) = &mut self.times {
+                    all.extend(done.times);
+                }
                 match &mut batch.pixels {
                     Some(pixels) => pixels.join(done.pixels),
                     none => *none = Some(done.pixels),
@@ -192,7 +212,10 @@ impl<'a> Runner<'a> {
     fn open(&mut self) -> Result<()> {
         loop {
             match self.model.pipeline(self.batch, self.k, self.score) {
-                Ok(pipeline) => {
+                Ok(mut pipeline) => {
+                    if self.times.is_some() {
+                        pipeline.time()?;
+                    }
                     self.pipeline = Some(pipeline);
                     return Ok(());
                 }

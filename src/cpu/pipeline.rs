@@ -1,6 +1,8 @@
 //! Batches in order on the CPU, each computed when it is collected: pictures are decoded by other threads meanwhile.
 
-use crate::backend::{Done, Input, Pipeline, Score, Scored, Session};
+use std::time::{Duration, Instant};
+
+use crate::backend::{BatchTimes, Done, Input, Interval, Pipeline, Score, Scored, Session};
 use crate::options::Precision;
 use crate::pixels::Pixels;
 use crate::{Error, Result};
@@ -9,14 +11,17 @@ pub struct CpuPipeline {
     session: Box<dyn Session>,
     k: usize,
     score: Score,
-    waiting: Option<Pixels>,
+    /// With the time that submitting took.
+    waiting: Option<(Pixels, Duration)>,
+    /// Since when batches are timed.
+    started: Option<Instant>,
 }
 
 impl CpuPipeline {
     /// Of `session`'s plan, the `k` best classes of each image, at least one.
     pub fn new(session: Box<dyn Session>, k: usize, score: Score) -> Self {
         let k = k.clamp(1, session.plan().classes());
-        CpuPipeline { session, k, score, waiting: None }
+        CpuPipeline { session, k, score, waiting: None, started: None }
     }
 }
 
@@ -26,11 +31,12 @@ impl Pipeline for CpuPipeline {
     }
 
     fn submit(&mut self, pixels: Pixels) -> Result<()> {
+        let begin = Instant::now();
         assert!(self.waiting.is_none(), "more batches than a pipeline holds");
         if Input::Pixels(&pixels).images(self.session.plan())? == 0 {
             return Err(Error::Usage("a batch of no images".into()));
         }
-        self.waiting = Some(pixels);
+        self.waiting = Some((pixels, begin.elapsed()));
         Ok(())
     }
 
@@ -39,7 +45,8 @@ impl Pipeline for CpuPipeline {
     }
 
     fn collect(&mut self) -> Result<Option<Done>> {
-        let Some(pixels) = &self.waiting else { return Ok(None) };
+        let Some((pixels, enqueue)) = &self.waiting else { return Ok(None) };
+        let (enqueue, begin) = (*enqueue, self.started.map(|started| (started, started.elapsed())));
         self.session.run(Input::Pixels(pixels))?;
         let classes = self.session.plan().classes();
         let logits = self.session.logits()?.chunks_exact(classes);
@@ -51,14 +58,20 @@ impl Pipeline for CpuPipeline {
             finite,
         });
         let scored = scored.collect();
-        Ok(self.waiting.take().map(|pixels| Done { pixels, scored, times: None }))
+        let times = begin.map(|(started, begin)| {
+            let compute = Interval { begin, end: started.elapsed() };
+            BatchTimes { enqueue, copy_in: None, compute, copy_out: None }
+        });
+        Ok(self.waiting.take().map(|(pixels, _)| Done { pixels, scored, times }))
     }
 
     fn time(&mut self) -> Result<()> {
-        todo!("times of a batch's parts")
+        assert!(self.waiting.is_none(), "batches are under way");
+        self.started = Some(Instant::now());
+        Ok(())
     }
 
     fn abandon(&mut self) -> Vec<Pixels> {
-        self.waiting.take().into_iter().collect()
+        self.waiting.take().into_iter().map(|(pixels, _)| pixels).collect()
     }
 }

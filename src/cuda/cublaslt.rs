@@ -169,6 +169,13 @@ impl Drop for CublasLt {
     }
 }
 
+impl CublasLt {
+    /// Its version as NVIDIA writes it.
+    pub(super) fn version(&self) -> String {
+        Version(self.version).to_string()
+    }
+}
+
 impl fmt::Display for CublasLt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cuBLASLt {}", Version(self.version))

@@ -8,6 +8,7 @@ use cudarc::nvrtc::Ptx;
 
 use super::kernels::Kernel;
 use super::{failed, failed_on};
+use crate::backend::Gpu;
 use crate::options::Precision;
 use crate::{Error, Result};
 
@@ -18,7 +19,7 @@ const MIN_COMPUTE: (i32, i32) = (8, 0);
 
 /// Every function of the driver that is called, all of them in CUDA 12.0. cudarc looks a function up when it is first
 /// called and panics where it is missing, so that all are looked up here first.
-const FUNCTIONS: [&str; 48] = [
+const FUNCTIONS: [&str; 50] = [
     "cuCtxEnablePeerAccess",
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
@@ -37,6 +38,7 @@ const FUNCTIONS: [&str; 48] = [
     "cuEventElapsedTime",
     "cuEventQuery",
     "cuEventRecord",
+    "cuEventRecordWithFlags",
     "cuGetErrorString",
     "cuGraphDestroy",
     "cuGraphExecDestroy",
@@ -54,6 +56,7 @@ const FUNCTIONS: [&str; 48] = [
     "cuMemPoolSetAccess",
     "cuMemcpy2DAsync_v2",
     "cuMemcpy3DPeerAsync",
+    "cuMemcpyDtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyHtoDAsync_v2",
     "cuMemsetD8Async",
@@ -154,6 +157,21 @@ impl CudaDevice {
         self.multiprocessors
     }
 
+    /// What it is called, and where it is in the machine.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with what the driver said.
+    pub fn gpu(&self) -> Result<Gpu> {
+        use sys::CUdevice_attribute_enum::{
+            CU_DEVICE_ATTRIBUTE_PCI_BUS_ID, CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID, CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID,
+        };
+        let asking = |e| failed_on(&self.context, "asking where the device is", e);
+        let ask = |attribute| self.context.attribute(attribute).map_err(asking);
+        let domain = ask(CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID)?;
+        let (bus, device) = (ask(CU_DEVICE_ATTRIBUTE_PCI_BUS_ID)?, ask(CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID)?);
+        Ok(Gpu { name: self.name.clone(), pci_bus_id: format!("{domain:08x}:{bus:02x}:{device:02x}.0") })
+    }
+
     /// Bytes of its memory: free, and in all.
     ///
     /// # Errors
@@ -192,6 +210,11 @@ impl fmt::Display for CudaDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cuda:{} ({})", self.ordinal, self.name)
     }
+}
+
+/// The version of CUDA that the driver offers, where it says so.
+pub(super) fn version() -> Option<String> {
+    driver_api().ok().map(|api| format!("{}.{}", api / 1000, api % 1000 / 10))
 }
 
 fn driver_api() -> Result<i32> {

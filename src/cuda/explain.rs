@@ -7,7 +7,7 @@ use super::footprint::{Footprint, buffers};
 use super::fuse;
 use super::kernels::ConvConfig;
 use super::own_if_split;
-use super::select::{self, Problem, Route, Rules};
+use super::select::{self, Launch, Problem, Route, Rules};
 use super::steps::by_device;
 use crate::Result;
 use crate::net::Network;
@@ -91,8 +91,24 @@ fn explain_plan(
     Ok(())
 }
 
+/// What runs `step` by `route`, in a line.
+pub(super) fn runs(route: Route, step: &Step, images: usize, rules: &Rules) -> String {
+    match route {
+        Route::CublasLt => "cublasLtMatmul".into(),
+        Route::Kernel(launch) if launch.splits > 1 => {
+            format!("{launch}, {}", in_parts(&launch, step, images, rules))
+        }
+        Route::Kernel(launch) => launch.to_string(),
+    }
+}
+
+/// How a launch of several splits adds up.
+fn in_parts(launch: &Launch, step: &Step, images: usize, rules: &Rules) -> String {
+    format!("GEMM_K in {} parts, then {}", launch.splits, select::reduce(step, images, rules))
+}
+
 fn explain_step(text: &mut String, step: &Step, images: usize, rules: &Rules) -> std::fmt::Result {
-    writeln!(text, "{}: {} -> {}", step.layers.join(" + "), step.input, step.output)?;
+    writeln!(text, "{}: {} -> {}", step.name(), step.input, step.output)?;
     if let StepKind::Linear { relu, .. } = step.kind {
         let epilogue = if relu { "bias and ReLU" } else { "bias" };
         let matmul = format!("cublasLtMatmul with {epilogue}, in the algorithm that its heuristic puts first");
@@ -115,9 +131,7 @@ fn explain_step(text: &mut String, step: &Step, images: usize, rules: &Rules) ->
         }
     }
     let launch = select::select(step, images, rules);
-    let [x, y, z] = launch.grid;
-    let threads = launch.kernel.threads();
-    writeln!(text, "    {}, {x} x {y} x {z} blocks of {threads} threads", launch.kernel.name())?;
+    writeln!(text, "    {launch}")?;
     if matches!(step.kind, StepKind::LrnMaxPool(_) | StepKind::MaxPoolLrn(_)) {
         writeln!(
             text,
@@ -141,15 +155,7 @@ fn explain_step(text: &mut String, step: &Step, images: usize, rules: &Rules) ->
         writeln!(text, "    GEMM_K in as many parts as the whole network's, so that sums are the same")?;
     }
     if launch.splits > 1 {
-        let reduce = select::reduce(step, images, rules);
-        let [x, ..] = reduce.grid;
-        let threads = reduce.kernel.threads();
-        writeln!(
-            text,
-            "    GEMM_K in {} parts, then {}, {x} blocks of {threads} threads",
-            launch.splits,
-            reduce.kernel.name()
-        )?;
+        writeln!(text, "    {}", in_parts(&launch, step, images, rules))?;
     }
     let name = |config: &ConvConfig, splits: usize| match splits {
         1 => config.kernel.name().to_string(),

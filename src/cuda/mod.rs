@@ -5,6 +5,7 @@
 
 mod arena;
 pub mod args;
+mod ceilings;
 mod cublaslt;
 mod depth;
 mod device;
@@ -16,6 +17,7 @@ pub mod fuse;
 pub mod kernels;
 mod launch;
 pub mod lone;
+mod nvtx;
 mod pinned;
 mod pipeline;
 mod results;
@@ -23,6 +25,7 @@ pub mod select;
 mod session;
 mod shared;
 mod steps;
+mod stopwatch;
 mod timeline;
 mod tower;
 mod watch;
@@ -33,11 +36,12 @@ use std::time::Duration;
 
 use cudarc::driver::{CudaContext, DriverError};
 
-use crate::backend::{Backend, Holding, Pipeline, Score, Session};
+use crate::backend::{Backend, Gpu, Holding, Pipeline, Score, Session, StepAsRun};
 use crate::net::Network;
 use crate::options::{Fc, Precision, Split};
 use crate::pixels::Pixels;
-use crate::plan::Plan;
+use crate::plan::{Plan, Step};
+use crate::record::Ceilings;
 use crate::split;
 use crate::weights::Weights;
 use crate::{Error, Result};
@@ -139,7 +143,7 @@ impl Backend for CudaBackend {
         let order = if deterministic { "deterministic" } else { "last bits depend on the batch size" };
         let fc = shared.fully_connected();
         let device = match (split, link) {
-            (None, _) => shared.device.clone(),
+            (None, _) => shared.device.to_string(),
             (Some(_), None) => format!("{}, split between two streams", shared.device),
             (Some(_), Some(Link::Peer)) => {
                 format!("{} and {}, split between the two, with peer access", shared.device, parts[1].device)
@@ -149,6 +153,22 @@ impl Backend for CudaBackend {
             }
         };
         format!("{device}, {}, fully connected layers by {fc}, {order}", precision.name())
+    }
+
+    fn gpus(&self) -> Vec<Gpu> {
+        let mut gpus: Vec<Gpu> = vec![];
+        for part in &self.placement.parts {
+            if !gpus.contains(&part.gpu) {
+                gpus.push(part.gpu.clone()); // two streams are of one
+            }
+        }
+        gpus
+    }
+
+    fn versions(&self) -> Vec<(&'static str, String)> {
+        let shared = &self.placement.parts[0];
+        let cublaslt = shared.cublaslt.as_ref().map(|library| ("cublaslt", library.version()));
+        device::version().map(|version| ("cuda", version)).into_iter().chain(cublaslt).collect()
     }
 
     fn session(&self, plan: Plan) -> Result<Box<dyn Session>> {
@@ -177,6 +197,28 @@ impl Backend for CudaBackend {
             buffers: buffers.get(tower).map_or(0, |layout| layout.bytes),
         });
         Ok(holdings.collect())
+    }
+
+    fn steps(&self, plan: &Plan) -> Result<Vec<Vec<StepAsRun>>> {
+        plan.check(self.network())?;
+        let Placement { parts, split, .. } = &self.placement;
+        let plans = steps::by_device(self.network(), plan, &parts[0].rules, *split)?;
+        // On one device tower 0 makes the input for both.
+        let towers = plans
+            .into_iter()
+            .flat_map(|plans| plans.into_iter().enumerate().map(|(tower, plan)| (usize::from(tower > 0), plan)));
+        let tracks = towers.zip(parts).map(|((first, plan), part)| {
+            let as_run = |step: &Step| {
+                let kernel = explain::runs(part.route(step, plan.batch), step, plan.batch, &part.rules);
+                StepAsRun { step: step.clone(), kernel }
+            };
+            plan.steps[first..].iter().map(as_run).collect()
+        });
+        Ok(tracks.collect())
+    }
+
+    fn ceilings(&self) -> Result<Ceilings> {
+        ceilings::measure(&self.placement.parts[0])
     }
 }
 

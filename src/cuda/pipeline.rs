@@ -8,13 +8,16 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError, result};
 
+use super::nvtx::Range;
 use super::pinned::Pinned;
 use super::results::Results;
 use super::steps::{Placement, Run, Steps};
+use super::stopwatch::Stopwatch;
 use super::tower::{Prepared, Tower};
 use super::{failed_on, lost};
 use crate::backend::{Done, Input, Pipeline, Prediction, Score, Scored};
@@ -38,6 +41,8 @@ pub struct CudaPipeline {
     under_way: VecDeque<UnderWay>,
     /// The next batch's.
     slot: usize,
+    /// Where batches are timed.
+    stopwatch: Option<Stopwatch>,
 }
 
 /// A batch's place.
@@ -62,8 +67,10 @@ struct UnderWay {
     /// Of the graph, which fills the batch up.
     results: Results,
     slot: usize,
-    /// Whether all of it was queued: only then does `done` stand for this batch.
-    started: bool,
+    /// Whether its pixels were on the device before.
+    resident: bool,
+    /// Host time that queueing all of it took; only once that is over does `done` stand for this batch.
+    started: Option<Duration>,
 }
 
 impl CudaPipeline {
@@ -103,6 +110,7 @@ impl CudaPipeline {
             score,
             under_way: VecDeque::new(),
             slot: 0,
+            stopwatch: None,
         })
     }
 
@@ -111,23 +119,28 @@ impl CudaPipeline {
         images.next_power_of_two().min(self.steps.plan.batch)
     }
 
-    /// Makes `pixels` the newest batch under way.
-    fn push(&mut self, pixels: Pixels) -> Result<()> {
+    /// Makes `pixels` the newest batch under way, and queues it; where they are `resident`, without a copy.
+    fn push(&mut self, pixels: Pixels, resident: bool) -> Result<()> {
+        let begin = Instant::now();
         assert!(self.under_way.len() < SLOTS, "more batches than a pipeline holds");
         let images = Input::Pixels(&pixels).images(&self.steps.plan)?;
         if images == 0 {
             return Err(Error::Usage("a batch of no images".into()));
         }
         let results = Results { images: self.tier(images), k: self.k };
-        self.under_way.push_back(UnderWay { pixels, images, results, slot: self.slot, started: false });
+        self.under_way.push_back(UnderWay { pixels, images, results, slot: self.slot, resident, started: None });
         self.slot = (self.slot + 1) % SLOTS;
+        self.start()?;
+        self.under_way.back_mut().expect("it is there").started = Some(begin.elapsed());
         Ok(())
     }
 
-    /// Queues the newest batch that is under way, from its pixels here or, where it is `resident`, on the device.
-    fn start(&mut self, resident: bool) -> Result<()> {
-        let UnderWay { pixels, results, slot: number, .. } = self.under_way.back().expect("one was submitted");
-        let (number, results) = (*number, *results);
+    /// Queues the newest batch that is under way.
+    fn start(&mut self) -> Result<()> {
+        let UnderWay { pixels, results, slot: number, images, resident, .. } =
+            self.under_way.back().expect("one was submitted");
+        let _range = Range::new(format_args!("submit {images} images"));
+        let (number, results, resident) = (*number, *results, *resident);
         if !self.prepared.contains_key(&results.images) {
             let prepared = self.steps.prepare(results.images)?;
             self.prepared.insert(results.images, prepared);
@@ -136,27 +149,34 @@ impl CudaPipeline {
             self.slots[number].graphs.insert(results.images, graph);
         }
         let (slot, stream) = (&self.slots[number], self.steps.stream());
+        let moments = self.stopwatch.as_ref().map(|stopwatch| stopwatch.slot(number));
         let starting = |stream: &CudaStream, e| lost(failed_on(stream.context(), "starting a batch", e));
-        for (((tower, to), copies), copied) in self.steps.inputs(number).zip(&self.copies).zip(&slot.copied) {
+        let devices = self.steps.inputs(number).zip(&self.copies).zip(&slot.copied).enumerate();
+        for (device, (((tower, to), copies), copied)) in devices {
             if resident {
                 break;
             }
             copies.context().bind_to_thread().map_err(|e| starting(copies, e))?;
+            moments
+                .map_or(Ok(()), |moments| moments.copy_in[device].begin.record(copies))
+                .map_err(|e| starting(copies, e))?;
             // SAFETY: the slot's memory holds a batch of pixels, and the batch that used it before was waited for; the pixels
             // stay with this pipeline until the copy is over, or for ever where the device hangs.
             let queued = unsafe { result::memcpy_htod_async(to, pixels, copies.cu_stream()) };
+            let queued =
+                queued.and_then(|()| moments.map_or(Ok(()), |moments| moments.copy_in[device].end.record(copies)));
             let queued = queued.and_then(|()| copied.record(copies));
             queued.and_then(|()| tower.stream().wait(copied)).map_err(|e| starting(copies, e))?;
         }
         let starting = |e| starting(stream, e);
         stream.context().bind_to_thread().map_err(starting)?;
+        moments.map_or(Ok(()), |moments| moments.begun.record(stream)).map_err(starting)?;
         match slot.graphs.get(&results.images) {
             Some(graph) => graph.launch().map_err(starting)?,
-            None => self.enqueue(number, results).map_err(lost)?,
+            None => self.enqueue(number, results, false).map_err(lost)?,
         }
-        slot.done.record(stream).map_err(starting)?;
-        self.under_way.back_mut().expect("it is there").started = true;
-        Ok(())
+        moments.map_or(Ok(()), |moments| moments.copied_out.record(stream)).map_err(starting)?;
+        slot.done.record(stream).map_err(starting)
     }
 
     /// The graph of all kernels for a number of images, from pixels in slot `number` to results on the host.
@@ -165,21 +185,24 @@ impl CudaPipeline {
         let capturing = |e: DriverError| failed_on(stream.context(), "capturing a CUDA graph", e);
         // Other threads may allocate meanwhile.
         stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(capturing)?;
-        let captured = self.enqueue(number, results);
+        let captured = self.enqueue(number, results, true);
         // Whatever came of it: the stream must not stay in capture mode.
         let graph = stream.end_capture(CUgraphInstantiate_flags(0));
         captured?;
         Ok(graph.map_err(capturing)?.expect("a capture that began gives a graph"))
     }
 
-    /// All kernels of a batch and the copy of its results.
-    fn enqueue(&self, number: usize, results: Results) -> Result<()> {
+    /// All kernels of a batch and the copy of its results, now or, `captured`, in a graph.
+    fn enqueue(&self, number: usize, results: Results, captured: bool) -> Result<()> {
         let (run, images) = (&self.prepared[&results.images], results.images);
         let preprocess = |tower: &Tower, prepared: &[Prepared], at| tower.start(prepared, 0, images, at, 0);
         self.steps.enqueue(run, images, 0, number, preprocess, |_, _| Ok(()))?;
         let (from, stream) = (self.steps.results(), self.steps.stream());
         // SAFETY: results of the plan's whole batch have room in the arena, where no step uses it.
         unsafe { self.steps.rank(&results, self.score, from)? };
+        if let Some(stopwatch) = &self.stopwatch {
+            stopwatch.slot(number).ranked(stream, captured)?;
+        }
         let host = self.slots[number].results.bytes();
         // SAFETY: page-locked memory of that many bytes and more, which the slot keeps as long as its graphs. Nobody looks at
         // it before `done`.
@@ -215,28 +238,33 @@ impl Pipeline for CudaPipeline {
     }
 
     fn submit(&mut self, pixels: Pixels) -> Result<()> {
-        self.push(pixels)?;
-        self.start(false)
+        self.push(pixels, false)
     }
 
     fn resubmit(&mut self, pixels: Pixels) -> Result<()> {
-        self.push(pixels)?;
-        self.start(true)
+        self.push(pixels, true)
     }
 
     fn collect(&mut self) -> Result<Option<Done>> {
         let Some(batch) = self.under_way.front() else { return Ok(None) };
-        if !batch.started {
+        let Some(enqueue) = batch.started else {
             return Err(Error::DeviceLost("a batch did not start, and has no results; submit it again".into()));
-        }
+        };
+        let _range = Range::new(format_args!("collect {} images", batch.images));
         self.steps.wait(&self.slots[batch.slot].done)?;
         let scored = self.read(batch)?;
+        let times = self.stopwatch.as_ref().map(|stopwatch| stopwatch.read(batch.slot, enqueue, batch.resident));
+        let times = times.transpose()?;
         let batch = self.under_way.pop_front().expect("it is there");
-        Ok(Some(Done { pixels: batch.pixels, scored, times: None }))
+        Ok(Some(Done { pixels: batch.pixels, scored, times }))
     }
 
     fn time(&mut self) -> Result<()> {
-        todo!("times of a batch's parts")
+        assert!(self.under_way.is_empty(), "batches are under way");
+        // They record no events, or those of an earlier stopwatch.
+        self.slots.iter_mut().for_each(|slot| slot.graphs.clear());
+        self.stopwatch = Some(Stopwatch::start(&self.steps)?);
+        Ok(())
     }
 
     fn abandon(&mut self) -> Vec<Pixels> {

@@ -1,5 +1,7 @@
 //! Which kernel a step takes, and its grid. Free of CUDA: a pure function of step, images and rules, tested anywhere.
 
+use std::fmt;
+
 use super::element::Element;
 use super::kernels::{self, ConvConfig, Kernel};
 use crate::net::{Lrn, Shape};
@@ -35,6 +37,13 @@ pub struct Launch {
     pub grid: [u32; 3],
     /// Parts that a convolution's GEMM_K is summed in, to be added up by [`reduce`]; 1 for all else.
     pub splits: usize,
+}
+
+impl fmt::Display for Launch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [x, y, z] = self.grid;
+        write!(f, "{}, {x} x {y} x {z} blocks of {} threads", self.kernel.name(), self.kernel.threads())
+    }
 }
 
 /// What runs a step.

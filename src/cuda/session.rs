@@ -7,6 +7,7 @@ use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, result};
 
 use super::args::DevicePtr;
 use super::depth::arrange;
+use super::nvtx::Range;
 use super::results::Results;
 use super::steps::{Mark, Placement, Run, Steps};
 use super::timeline::Clock;
@@ -53,7 +54,7 @@ impl CudaSession {
     }
 
     /// Queues the copy of the input and every step.
-    fn enqueue(&mut self, input: Input<'_>, mark: impl FnMut(usize, Mark) -> Result<()>) -> Result<()> {
+    fn enqueue(&mut self, input: Input<'_>, mut mark: impl FnMut(usize, Mark) -> Result<()>) -> Result<()> {
         let CudaSession { steps, images, prepared: (_, run), seed, host, .. } = self;
         let images = *images;
         let tensor = match input {
@@ -76,13 +77,18 @@ impl CudaSession {
                 })
             }
         };
-        let first = |tower: &Tower, prepared: &[Prepared], at: DevicePtr| match (input, tensor) {
-            (Input::Pixels(pixels), _) => {
-                upload(tower, at, pixels)?;
-                tower.start(prepared, 0, images, at, 0)
+        for (tower, at) in steps.inputs(0) {
+            match (input, tensor) {
+                // A tensor takes the place of the preprocessing's output.
+                (_, Some(tensor)) => upload(tower, tower.buffer(0), tensor)?,
+                (Input::Pixels(pixels), None) => upload(tower, at, pixels)?,
+                (Input::Tensor(_), None) => unreachable!("encoded above"),
             }
-            // A tensor takes the place of the preprocessing's output.
-            (Input::Tensor(_), tensor) => upload(tower, tower.buffer(0), tensor.expect("encoded above")),
+        }
+        mark(0, Mark::Input)?;
+        let first = |tower: &Tower, prepared: &[Prepared], at: DevicePtr| match tensor {
+            Some(_) => Ok(()),
+            None => tower.start(prepared, 0, images, at, 0),
         };
         steps.enqueue(run, images, *seed, 0, first, mark)
     }
@@ -97,6 +103,7 @@ impl CudaSession {
             self.prepared = (0, vec![]);
             self.prepared = (self.images, self.steps.prepare(self.images)?);
         }
+        let _range = Range::new(format_args!("run {} images", self.images));
         let done = self.enqueue(input, mark).map_err(lost).and_then(|()| self.wait());
         if done.is_err() {
             self.steps.settle(); // the input is the caller's again

@@ -9,19 +9,21 @@ use super::cublaslt::{CublasLt, Unusable, encode_bias};
 use super::depth::Depth;
 use super::element::{Element, encode_filter};
 use super::launch::Launcher;
-use super::select::Rules;
+use super::select::{self, Route, Rules};
 use super::watch::Watch;
 use super::wide::Wide;
 use super::{CudaDevice, Settings, failed_on};
+use crate::backend::Gpu;
 use crate::net::{Network, Op};
 use crate::options::Fc;
+use crate::plan::Step;
 use crate::weights::Weights;
 use crate::{Error, Result};
 
 /// What every session needs.
 pub(super) struct Shared {
-    /// The device in words.
-    pub device: String,
+    pub device: CudaDevice,
+    pub gpu: Gpu,
     pub launcher: Launcher,
     pub rules: Rules,
     /// Where fully connected layers may be its.
@@ -113,8 +115,29 @@ impl Shared {
         });
         let layers = layers.collect::<Result<_>>()?;
         let without_algorithm = Mutex::default();
-        let device = device.to_string();
-        Ok(Shared { device, launcher, rules, cublaslt, why_not, without_algorithm, network, layers, watch, wide: None })
+        let (gpu, device) = (device.gpu()?, device.clone());
+        Ok(Shared {
+            device,
+            gpu,
+            launcher,
+            rules,
+            cublaslt,
+            why_not,
+            without_algorithm,
+            network,
+            layers,
+            watch,
+            wide: None,
+        })
+    }
+
+    /// What runs `step` for `images` images, but where cuBLASLt has turned out to have no algorithm for it.
+    pub fn route(&self, step: &Step, images: usize) -> Route {
+        let missing = self.without_algorithm.lock().unwrap_or_else(PoisonError::into_inner);
+        match missing.contains(&(step.layers[0], images)) {
+            true => Route::Kernel(select::select(step, images, &self.rules)),
+            false => select::route(step, images, &self.rules),
+        }
     }
 
     pub fn note_missing_algorithm(&self, layer: &'static str, images: usize) {

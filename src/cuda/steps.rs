@@ -7,13 +7,14 @@ use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, result};
 use super::arena::Layout;
 use super::args::DevicePtr;
 use super::exchange::{Gift, Link};
-use super::failed_on;
 use super::fuse::{as_run, towers_as_run};
+use super::nvtx::Range;
 use super::results::Results;
 use super::select::{self, Rules};
 use super::shared::Shared;
 use super::tower::{Prepared, Tower, address};
 use super::watch::Watch;
+use super::{CudaDevice, failed_on};
 use crate::backend::Score;
 use crate::net::Network;
 use crate::options::Split;
@@ -60,6 +61,8 @@ struct OnDevice {
 /// Where a tower has got to, of what is queued for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mark {
+    /// It has the input, where that is copied for the run.
+    Input,
     /// It has what comes from the other tower before this step.
     Join(usize),
     /// It is done with this step.
@@ -100,7 +103,7 @@ pub(super) fn by_device(network: &Network, plan: &Plan, rules: &Rules, split: Op
 }
 
 /// Which part of a network of `towers` towers `tower` is, in words, and where.
-pub(super) fn place(towers: usize, tower: usize, device: &str) -> String {
+pub(super) fn place(towers: usize, tower: usize, device: &CudaDevice) -> String {
     match towers {
         1 => device.to_string(),
         _ => format!("tower {tower} on {device}"),
@@ -236,7 +239,9 @@ impl Steps {
             mark(1, Mark::Join(0))?;
         }
         for ((tower, pixels), device) in self.inputs(slot).zip(&self.devices) {
+            let range = Range::step(&tower.plan.steps[0]);
             input(tower, &run[device.tower], pixels)?;
+            drop(range);
             mark(device.tower, Mark::Step(0))?;
         }
         if !apart && self.begun.is_some() {
@@ -250,7 +255,9 @@ impl Steps {
                     gift.take(tower, images)?;
                     mark(number, Mark::Join(index))?;
                 }
+                let range = Range::step(&tower.plan.steps[index]);
                 tower.start(&run[number], index, images, 0, seed)?;
+                drop(range);
                 mark(number, Mark::Step(index))?;
                 if let (Some(gift), Some(other)) = (self.gift(index, number), other) {
                     gift.give(tower, other, images)?;

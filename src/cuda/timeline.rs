@@ -30,6 +30,10 @@ impl Clock {
     /// # Errors
     /// Those of the device.
     pub(super) fn mark(&mut self, stream: &CudaStream, tower: usize, mark: Mark) -> Result<()> {
+        if mark == Mark::Input {
+            self.begun = timed(stream)?; // the timeline is of the steps, not of the copy
+            return Ok(());
+        }
         self.reached[tower].push((mark, timed(stream)?));
         Ok(())
     }
@@ -48,6 +52,7 @@ impl Clock {
                 let end = elapsed(first.unwrap_or(&self.begun), event)?.max(last);
                 let begin = std::mem::replace(&mut last, end);
                 let work = match *mark {
+                    Mark::Input => unreachable!("the beginning"),
                     Mark::Step(index) => Work::Layers(tower.plan.steps[index].layers.clone()),
                     Mark::Join(index) => {
                         let layer = tower.plan.steps[index].layers[0];
@@ -75,7 +80,7 @@ pub(super) fn timed(stream: &CudaStream) -> Result<CudaEvent> {
     event.map_err(|e| failed_on(context, "recording an event", e))
 }
 
-/// From one event to another, both reached.
+/// Time between two events of one context, the first of which came first.
 ///
 /// # Errors
 /// Those of the device.
@@ -84,7 +89,7 @@ pub(super) fn elapsed(from: &CudaEvent, to: &CudaEvent) -> Result<Duration> {
     let mut milliseconds: f32 = 0.0;
     // Not cudarc's, which takes the name that this function has had since CUDA 12.8.
     // SAFETY: the driver's function of that name has this type. Both events are alive, of one context, and reached, since the
-    // run is over.
+    // run is over, or the batch.
     let asked = unsafe {
         let elapsed_time = sys::culib().get::<ElapsedTime>(b"cuEventElapsedTime").expect("preflight has found it");
         elapsed_time(&mut milliseconds, from.cu_event(), to.cu_event())

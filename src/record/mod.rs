@@ -14,7 +14,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use bench::{Bench, BenchResult, ColdStart, Mode, Windows};
+pub use bench::{Bench, BenchResult, ColdStart, Inputs, Mode, Windows};
 pub use compare::{Compare, CompareResult, LayoutRow, Memory, Round, Tower, TowerSpan, TowerWork, Towers};
 pub use kernels::{KernelCase, KernelPeer, Kernels};
 pub use machine::{Clocks, Machine};

@@ -3,11 +3,14 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use alexnet::backend::Backend;
 use alexnet::net::{Network, VARIANTS};
 use alexnet::plan::Plan;
-use alexnet::{Done, Error, Holding, Pipeline, Pixels, Precision, Prediction, Result, Score, Scored, Session};
+use alexnet::{
+    BatchTimes, Done, Error, Holding, Interval, Pipeline, Pixels, Precision, Prediction, Result, Score, Scored, Session,
+};
 
 /// Images of a batch.
 pub const IMAGES: usize = 2;
@@ -20,6 +23,7 @@ pub enum Call {
     Submit,
     Collect,
     Abandon,
+    Time,
     Session,
 }
 
@@ -117,7 +121,8 @@ impl Backend for Fake {
     fn pipeline(&self, _: Plan, _: usize, _: Score) -> Result<Box<dyn Pipeline>> {
         self.state.lock().unwrap().call(Call::Open)?;
         let slots = vec![0; self.depth];
-        Ok(Box::new(FakePipeline { state: Arc::clone(&self.state), slots, slot: 0, under_way: VecDeque::new() }))
+        let state = Arc::clone(&self.state);
+        Ok(Box::new(FakePipeline { state, slots, slot: 0, timed: false, under_way: VecDeque::new() }))
     }
 
     fn pixels(&self, len: usize) -> Result<Pixels> {
@@ -135,6 +140,7 @@ struct FakePipeline {
     /// The first byte of what the device holds.
     slots: Vec<u8>,
     slot: usize,
+    timed: bool,
     /// With their slots.
     under_way: VecDeque<(Pixels, usize)>,
 }
@@ -173,11 +179,17 @@ impl Pipeline for FakePipeline {
         let (pixels, slot) = self.under_way.pop_front().unwrap();
         let predictions = vec![Prediction { index: state.number, score: f32::from(self.slots[slot]) }];
         let scored = vec![Scored { predictions, precision: Precision::Float32, finite: true }; IMAGES];
-        Ok(Some(Done { pixels, scored, times: None }))
+        // The device's number is its batches' time.
+        let end = Duration::from_millis(state.number as u64);
+        let compute = Interval { begin: Duration::ZERO, end };
+        let times = BatchTimes { enqueue: Duration::ZERO, copy_in: None, compute, copy_out: None };
+        let times = self.timed.then_some(times);
+        Ok(Some(Done { pixels, scored, times }))
     }
 
     fn time(&mut self) -> Result<()> {
-        Ok(())
+        self.timed = true;
+        self.state.lock().unwrap().call(Call::Time)
     }
 
     fn abandon(&mut self) -> Vec<Pixels> {

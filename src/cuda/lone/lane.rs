@@ -12,7 +12,8 @@ use crate::cuda::args::{Addresses, DevicePtr};
 use crate::cuda::cublaslt::{CublasLt, Matmul, WORKSPACE_BYTES};
 use crate::cuda::element::{Element, encode_filter};
 use crate::cuda::launch::Launcher;
-use crate::cuda::select::{self, Launch};
+use crate::cuda::explain::runs;
+use crate::cuda::select::{self, Launch, Route};
 use crate::cuda::timeline::{elapsed, timed};
 use crate::cuda::tower::address;
 use crate::cuda::{CudaDevice, failed_on};
@@ -317,12 +318,9 @@ impl LoneSteps {
 
     /// What runs the steps, in words: kernel, grid, splits.
     pub fn kernel(&self) -> String {
-        let words = self.steps.iter().map(|step| match &step.kernel {
-            Kernel::Own(launch, _) => {
-                let [x, y, z] = launch.grid;
-                let splits = if launch.splits > 1 { format!(", {} splits", launch.splits) } else { String::new() };
-                format!("{}, {x} x {y} x {z} blocks{splits}", launch.kernel.name())
-            }
+        let Lone { images, rules, steps } = &self.lone;
+        let words = steps.iter().zip(&self.steps).map(|(step, placed)| match &placed.kernel {
+            Kernel::Own(launch, _) => runs(Route::Kernel(*launch), step, *images, rules),
             Kernel::CublasLt(_, _, library) => library.clone(),
         });
         words.collect::<Vec<_>>().join("; ")

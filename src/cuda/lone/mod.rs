@@ -76,7 +76,7 @@ impl Lone {
 
     /// Layers that are computed, `conv5 + relu5 + pool5`.
     pub fn name(&self) -> String {
-        self.steps.iter().flat_map(|step| step.layers.iter().copied()).collect::<Vec<_>>().join(" + ")
+        self.steps.iter().map(Step::name).collect::<Vec<_>>().join(" + ")
     }
 
     /// Whether the same work is done, under whatever name and in whatever network.

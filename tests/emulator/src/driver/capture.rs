@@ -1,7 +1,7 @@
 //! Stream capture: work recorded into a graph instead of done, and everything a capture forbids.
 //!
 //! Not imitated: graphs in a capture that own memory (`cuMemAllocAsync` is refused with 900, `cuMemFreeAsync` with 1),
-//! external events, and `cuThreadExchangeStreamCaptureMode`: every thread keeps the global mode. Pageable host memory is
+//! external waits, and `cuThreadExchangeStreamCaptureMode`: every thread keeps the global mode. Pageable host memory is
 //! refused with 900 where a driver would record its address, which nothing keeps valid. A capture is of streams of one
 //! context: where a driver lets one of another device join it, that is refused with 905. Copies between two contexts are
 //! recorded as any other work.
@@ -94,9 +94,23 @@ pub fn append(queue: &Queue, work: Option<&Work>) -> Outcome<bool> {
     let Some(Member { capture, last }) = member.as_mut() else { return Ok(false) };
     capture.check()?;
     let nodes = &mut lock(&capture.state).nodes;
-    nodes.push(Node { after: std::mem::take(last), work: work.cloned() });
+    nodes.push(Node { after: std::mem::take(last), work: work.cloned(), records: None });
     last.push(nodes.len() - 1);
     Ok(true)
+}
+
+/// Records into the graph that each of its launches records `event`.
+///
+/// # Errors
+/// `INVALID_VALUE` where the queue isn't being captured.
+pub fn append_record(queue: &Queue, event: Handle) -> Outcome {
+    let mut member = lock(&queue.capture);
+    let Some(Member { capture, last }) = member.as_mut() else { return Err(Code::INVALID_VALUE) };
+    capture.check()?;
+    let nodes = &mut lock(&capture.state).nodes;
+    nodes.push(Node { after: std::mem::take(last), work: None, records: Some(event) });
+    last.push(nodes.len() - 1);
+    Ok(())
 }
 
 /// The point of a captured queue that an event records.

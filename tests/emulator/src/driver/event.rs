@@ -1,4 +1,6 @@
 //! Events. Their time is the host's clock when the recorded point is reached, in deferred streams when the work is done.
+//!
+//! An event that a graph records has the time of its own node, but is reached with the launch as a whole.
 
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
@@ -7,6 +9,7 @@ use super::abi::Out;
 use super::capture::{self, Mark};
 use super::context::{Context, current, overtake};
 use super::errors::{Code, Outcome, exports};
+use super::graph::Work;
 use super::inject::{Call, On, count};
 use super::queue::Point;
 use super::stream::Lane;
@@ -72,6 +75,34 @@ fn record(event: &Event, lane: &Lane) -> Outcome {
     Ok(())
 }
 
+/// An event that a launch of a graph records.
+pub struct Recording {
+    event: Arc<Event>,
+    time: Arc<OnceLock<Instant>>,
+}
+
+impl Recording {
+    /// # Errors
+    /// `INVALID_HANDLE` for an event that is destroyed.
+    pub fn of(event: Handle) -> Outcome<Recording> {
+        Ok(Recording { event: find(event)?.0, time: Arc::default() })
+    }
+
+    /// What the launch does when it gets there.
+    pub fn work(&self) -> Work {
+        let reached = Arc::clone(&self.time);
+        Arc::new(move || {
+            reached.get_or_init(Instant::now);
+            Ok(())
+        })
+    }
+
+    /// The launch is done at `point`.
+    pub fn at(self, point: &Point) {
+        *lock(&self.event.last) = Record::Point(point.clone(), self.time);
+    }
+}
+
 fn elapsed(milliseconds: &Out<f32>, start: Handle, end: Handle) -> Outcome {
     let (start, context) = find(start)?;
     let (end, _) = find(end)?;
@@ -118,6 +149,20 @@ exports! {
             return Err(Code::INVALID_HANDLE);
         }
         record(&event, &lane)
+    }
+
+    /// External (1): in a capture, each launch of the graph records the event; nowhere else.
+    fn cuEventRecordWithFlags(event: Handle, stream: Handle, flags: u32) {
+        count(Call::Record, On::Stream(stream))?;
+        let (found, _) = find(event)?;
+        let lane = Lane::of(stream)?;
+        if flags > 1 {
+            return Err(Code::INVALID_VALUE);
+        }
+        if found.context != lane.context.handle {
+            return Err(Code::INVALID_HANDLE);
+        }
+        if flags == 1 { capture::append_record(&lane.queue, event) } else { record(&found, &lane) }
     }
 
     fn cuEventSynchronize(event: Handle) {

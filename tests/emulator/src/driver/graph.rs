@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::abi::Out;
 use super::context::current;
 use super::errors::{Code, Outcome, exports};
+use super::event::Recording;
 use super::inject::{Call, On, count};
 use super::queue::Point;
 use super::stream::Lane;
@@ -20,6 +21,8 @@ pub struct Node {
     pub after: Vec<usize>,
     /// `None` never ends.
     pub work: Option<Work>,
+    /// An event that each launch records here.
+    pub records: Option<Handle>,
 }
 
 /// What a capture recorded.
@@ -97,13 +100,26 @@ impl Executable {
             true => along_branches(&self.nodes, launch.is_multiple_of(2)),
             false => (0..self.nodes.len()).collect(),
         };
-        let work: Option<Vec<Work>> = order.into_iter().map(|node| self.nodes[node].work.clone()).collect();
+        let mut recordings = Vec::new();
+        let mut work: Option<Vec<Work>> = Some(Vec::new());
+        for node in order {
+            let node = &self.nodes[node];
+            let piece = match node.records {
+                Some(event) => {
+                    recordings.push(Recording::of(event)?);
+                    recordings.last().map(Recording::work)
+                }
+                None => node.work.clone(),
+            };
+            work = work.zip(piece).map(|(work, piece)| [work, vec![piece]].concat());
+        }
         let context = Arc::clone(&lane.context);
         let work = work.filter(|_| !hangs).map(|work| -> Work {
             Arc::new(move || work.iter().take_while(|_| !context.faulted()).try_for_each(|work| work()))
         });
         let mut last = lock(&self.last);
         if let Some(point) = lane.add(last.clone().into_iter().collect(), work)? {
+            recordings.into_iter().for_each(|recording| recording.at(&point));
             *last = Some(point);
         }
         Ok(())
@@ -179,7 +195,8 @@ mod tests {
     use super::*;
 
     fn order(after: &[&[usize]], last_first: bool) -> Vec<usize> {
-        let nodes: Vec<Node> = after.iter().map(|after| Node { after: after.to_vec(), work: None }).collect();
+        let nodes: Vec<Node> =
+            after.iter().map(|after| Node { after: after.to_vec(), work: None, records: None }).collect();
         along_branches(&nodes, last_first)
     }
 
@@ -198,7 +215,7 @@ mod tests {
     #[test]
     fn what_comes_before() {
         let after: [&[usize]; 4] = [&[], &[0], &[0], &[1]];
-        let nodes = after.map(|after| Node { after: after.to_vec(), work: None });
+        let nodes = after.map(|after| Node { after: after.to_vec(), work: None, records: None });
         let graph = Graph::new(0, nodes.into());
         assert_eq!(graph.before(&[3]), [true, true, false, true]);
         assert_eq!(graph.before(&[3, 2]), [true; 4]);

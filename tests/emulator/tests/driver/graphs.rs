@@ -3,7 +3,7 @@
 use cudarc::driver::sys::{
     self, CUgraphInstantiate_flags as Flags, CUstreamCaptureMode as Mode, CUstreamCaptureStatus,
 };
-use cudarc::driver::{CudaGraph, CudaSlice, CudaStream, DevicePtr, PushKernelArg, result};
+use cudarc::driver::{CudaEvent, CudaGraph, CudaSlice, CudaStream, DevicePtr, PushKernelArg, result};
 
 use super::deferred::{Pinned, queue_add, untracked};
 use super::*;
@@ -348,5 +348,44 @@ fn modes() {
                 end(&stream).unwrap();
             }
         }
+    });
+}
+
+/// Each launch records an external event anew, at its place among the work.
+#[test]
+fn events_that_launches_record() {
+    in_both("driver::graphs::events_that_launches_record", || {
+        let context = untracked();
+        let stream = context.new_stream().unwrap();
+        let add = function(&context, "add");
+        let values = stream.alloc_zeros::<f32>(1).unwrap();
+        let [before, within, after] =
+            [(); 3].map(|()| context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).unwrap());
+        let record = |event: &CudaEvent, flags: u32| {
+            // SAFETY: event and stream are alive.
+            unsafe { sys::cuEventRecordWithFlags(event.cu_event(), stream.cu_stream(), flags) }.result()
+        };
+        // Neither outside of a capture nor with other flags.
+        for flags in [1, 2] {
+            assert_eq!(code(record(&within, flags)), CUresult::CUDA_ERROR_INVALID_VALUE);
+        }
+        stream.begin_capture(LOCAL).unwrap();
+        queue_add(&stream, &add, &values, 1.0);
+        record(&within, 1).unwrap();
+        queue_add(&stream, &add, &values, 1.0);
+        let graph = end(&stream).unwrap();
+        assert_eq!(nodes(&graph), 3);
+        assert_eq!(code(within.elapsed_ms(&within)), CUresult::CUDA_ERROR_INVALID_HANDLE, "a capture records nothing");
+        for launch in 1..=2 {
+            record(&before, 0).unwrap();
+            graph.launch().unwrap();
+            record(&after, 0).unwrap();
+            // Were it the last launch's, it would be before `before`.
+            let parts = (before.elapsed_ms(&within).unwrap(), within.elapsed_ms(&after).unwrap());
+            assert!(parts.0 > 0.0 && parts.1 > 0.0, "launch {launch}: {parts:?}");
+            assert_eq!(stream.clone_dtoh(&values).unwrap(), [2.0 * launch as f32]);
+        }
+        drop(within);
+        assert_eq!(code(graph.launch()), CUresult::CUDA_ERROR_INVALID_HANDLE, "the event is gone");
     });
 }

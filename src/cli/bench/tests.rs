@@ -1,0 +1,210 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use alexnet::record::{ColdStart, Windows};
+use alexnet::statistics::Spread;
+use alexnet::{BatchTimes, Interval};
+use serde_json::Value;
+
+use super::steps::Steps;
+use super::*;
+
+fn machine(gpus: &[&str]) -> Machine {
+    Machine {
+        date: "2026-11-29T22:21:16Z".into(),
+        program: "alexnet 0.1.0".into(),
+        commit: None,
+        system: "Linux 6".into(),
+        cpu: Some("a CPU".into()),
+        cores: 2,
+        device: "cuda:0 (a GPU), float16".into(),
+        gpus: gpus.iter().map(|gpu| gpu.to_string()).collect(),
+        driver: None,
+        clocks: None,
+        versions: BTreeMap::new(),
+    }
+}
+
+fn times(enqueue: u64, copy_in: u64, compute: u64, copy_out: u64) -> BatchTimes {
+    let [a, b, c] = [copy_in, copy_in + compute, copy_in + compute + copy_out].map(Duration::from_millis);
+    BatchTimes {
+        enqueue: Duration::from_millis(enqueue),
+        copy_in: Some(Interval { begin: Duration::ZERO, end: a }),
+        compute: Interval { begin: a, end: b },
+        copy_out: Some(Interval { begin: b, end: c }),
+    }
+}
+
+/// Twelve batches of four images, of which the last has two that could not be decoded, in 40 to 62 ms each.
+fn steps() -> Steps {
+    Steps {
+        seconds: (0..12).map(|step| 0.04 + 0.002 * f64::from(step)).collect(),
+        images: (0..12).map(|step| if step == 11 { 2 } else { 4 }).collect(),
+        failed: 2,
+        elapsed: Duration::from_millis(640),
+        clocked: vec![times(9, 1, 10, 4), times(9, 2, 20, 5), times(9, 3, 9, 6)],
+    }
+}
+
+fn bench(results: Vec<BenchResult>, gpus: &[&str]) -> Bench {
+    let network =
+        alexnet::net::Network::published(alexnet::net::Variant::by_name("torchvision").unwrap(), 1000).unwrap();
+    Bench {
+        machine: machine(gpus),
+        subject: Subject::of(&network, "seed:0", 3),
+        inputs: Some(Inputs { names: vec!["a.jpg".into()], exif: "ignore".into(), decoder: "mozjpeg".into() }),
+        warm_up_s: 0.2,
+        duration_s: 3.0,
+        iterations: 10,
+        results,
+        cold_start: Some(ColdStart {
+            first_prediction_ms: Spread::with(vec![100.0, 300.0], &[99.9]),
+            processes: 2,
+            how: "somehow".into(),
+        }),
+        notes: vec![],
+    }
+}
+
+fn result() -> BenchResult {
+    steps().result(Mode::EndToEnd, Precision::Float16, 4, &[50.0, 99.9])
+}
+
+#[test]
+fn figures_of_steps() {
+    let found = result();
+    assert_eq!((found.steps, found.images, found.failed), (12, 46, 2));
+    assert!((found.samples_per_sec - 46.0 / 0.64).abs() < 1e-9 && (found.step_time_ms - 51.0).abs() < 1e-9);
+    let medians = [&found.enqueue_ms, &found.h2d_ms, &found.compute_ms, &found.d2h_ms];
+    assert_eq!(medians.map(|part| part.as_ref().unwrap().median), [9.0, 2.0, 10.0, 5.0]);
+    assert_eq!(found.latency_ms.percentiles.keys().collect::<Vec<_>>(), ["p50", "p99.9"]);
+    // On a CPU nothing is queued and nothing copied.
+    let clocked = vec![BatchTimes { copy_in: None, copy_out: None, ..times(9, 1, 10, 4) }];
+    let cpu = Steps { clocked, ..steps() }.result(Mode::Compute, Precision::Float32, 4, &[]);
+    assert_eq!((cpu.enqueue_ms, cpu.h2d_ms, cpu.d2h_ms), (None, None, None));
+    assert_eq!(cpu.compute_ms.unwrap().median, 10.0);
+}
+
+/// Names of all values, one entry of each list.
+fn names(value: &Value, path: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => fields.iter().for_each(|(name, value)| names(value, &format!("{path}.{name}"), found)),
+        Value::Array(values) => values.iter().take(1).for_each(|value| names(value, &format!("{path}[]"), found)),
+        _ => found.push(path.trim_start_matches('.').into()),
+    }
+}
+
+/// Whoever reads the JSON relies on these names.
+#[test]
+fn the_json_has_these_names() {
+    let record = Record::Bench(bench(vec![result()], &["a GPU"]));
+    let json: Value = serde_json::from_str(&record.json()).unwrap();
+    assert_eq!((&json["schema"], &json["results"][0]["mode"]), (&"alexnet.bench.1".into(), &"end_to_end".into()));
+    let spread = |name: &str, percentiles: &str| {
+        ["min", "mean", "median", "max", "cv"]
+            .into_iter()
+            .chain(percentiles.split_whitespace())
+            .map(|figure| format!("{name}.{figure} "))
+            .collect::<String>()
+    };
+    let [latency, enqueue, h2d, compute, d2h] = ["latency", "enqueue", "h2d", "compute", "d2h"]
+        .map(|name| spread(&format!("results[].{name}_ms"), "p50 p99.9"));
+    let expected = format!(
+        "schema machine.date machine.program machine.commit machine.system machine.cpu machine.cores machine.device \
+         machine.gpus[] machine.driver machine.clocks model checkpoint input_size classes param_count gmacs macts split fc \
+         deterministic threads inputs.names[] inputs.exif inputs.decoder warm_up_s duration_s iterations results[].program \
+         results[].configuration results[].mode results[].precision results[].batch_size results[].samples_per_sec \
+         results[].step_time_ms {latency} {enqueue} {h2d} {compute} {d2h} results[].windows.samples_per_sec[] \
+         results[].windows.stable results[].steps results[].images results[].failed {} cold_start.processes cold_start.how",
+        spread("cold_start.first_prediction_ms", "p99.9")
+    );
+    let mut found = vec![];
+    names(&json, "", &mut found);
+    assert_eq!(found, expected.split_whitespace().collect::<Vec<_>>());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bench.json");
+    std::fs::write(&file, record.json()).unwrap();
+    assert_eq!(Record::read(&file).unwrap(), record);
+}
+
+#[test]
+fn csv_begins_with_timms_columns() {
+    let (ours, peer) = (bench(vec![result(), result()], &[]), bench(vec![other("pytorch", 90.0)], &[]));
+    let csv = csv::csv([&ours, &peer].into_iter(), &[50.0, 99.9]);
+    let lines: Vec<&str> = csv.lines().collect();
+    assert_eq!(
+        lines[0],
+        "samples_per_sec,step_time,batch_size,img_size,param_count,gmacs,macts,program,configuration,model,mode,precision,\
+         latency_min_ms,latency_median_ms,latency_p50_ms,latency_p99.9_ms,latency_max_ms,latency_cv,enqueue_median_ms,\
+         h2d_median_ms,compute_median_ms,d2h_median_ms,stable,steps,images,failed,device"
+    );
+    assert!(lines[1].contains(",4,224,61.10,0.71,0.66,alexnet,,torchvision,end_to_end,float16,40,"), "{}", lines[1]);
+    assert!(lines[1].contains(",9,2,10,5,false,12,46,2,\"cuda:0 (a GPU), float16\""), "{}", lines[1]);
+    assert!(lines[3].starts_with("90,") && lines[3].contains(",pytorch,eager,"), "{}", lines[3]);
+    assert_eq!(lines.len(), 4);
+}
+
+fn other(program: &str, samples_per_sec: f64) -> BenchResult {
+    BenchResult { program: program.into(), configuration: Some("eager".into()), samples_per_sec, ..result() }
+}
+
+#[test]
+fn peers_stand_beside_this_run() {
+    let ours = bench(vec![BenchResult { samples_per_sec: 100.0, ..result() }], &["a GPU"]);
+    let narrow = BenchResult { batch_size: 5, ..other("narrow", 1.0) };
+    let peers = [bench(vec![other("slow", 80.0), narrow], &["a GPU"]), bench(vec![other("fast", 125.0)], &[])];
+    let text = table::table([&ours, &peers[0], &peers[1]].into_iter(), &[50.0]);
+    let (_, beside) = text.split_once("ours/theirs\n").expect("there are peers");
+    let rows: Vec<Vec<&str>> = beside.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["fast", "(eager)", "125.0", "51.000", "0.80"]);
+    assert_eq!(rows[1], ["alexnet", "100.0", "51.000", "this", "run"]);
+    assert_eq!(rows[2], ["slow", "(eager)", "80.0", "51.000", "1.25"]);
+    assert!(rows.len() == 3 && text.contains("float16, end to end, batch 4"), "{text}");
+    assert!(
+        text.contains("cold start: 200.0 ms to the first prediction (100.0 to 300.0, 2 processes)\nsomehow"),
+        "{text}"
+    );
+    // None measured the same.
+    let text = table::table([&ours, &bench(vec![], &[])].into_iter(), &[50.0]);
+    assert!(
+        text.ends_with("no peer has a result of the same mode, precision and batch size as one of these\n"),
+        "{text}"
+    );
+    assert!(!table::table([&ours].into_iter(), &[50.0]).contains("peer"));
+}
+
+#[test]
+fn warnings_say_what_to_mistrust() {
+    let mut ours = bench(vec![result()], &["a GPU"]);
+    let [unsteady, not_stable, enqueue] = &warnings(&ours, &[])[..] else { panic!("{:?}", warnings(&ours, &[])) };
+    assert!(unsteady.starts_with("float16, end to end, batch 4: unsteady, the deviation is 13.5 %"), "{unsteady}");
+    assert!(not_stable.contains("not stable") && not_stable.contains("more than 10 %"), "{not_stable}");
+    assert!(enqueue.contains("9.000 ms to queue what the device computes in 10.000 ms"), "{enqueue}");
+    let steady = Steps { seconds: vec![0.05; 12], images: vec![4; 12], clocked: vec![times(8, 1, 10, 1)], ..steps() };
+    ours.results = vec![steady.result(Mode::Copied, Precision::Float32, 4, &[])];
+    assert_eq!(ours.results[0].windows, Some(Windows { samples_per_sec: [80.0; 3], stable: true }));
+    assert_eq!(warnings(&ours, &[]), [""; 0]);
+    // Peers that measured something else.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("peer.json");
+    let mut peer = bench(vec![], &[]);
+    (peer.subject.threads, peer.subject.input_size) = (7, 127);
+    std::fs::write(&file, Record::Bench(peer).json()).unwrap();
+    let peers = peers::read(&[file.clone(), file]).unwrap();
+    let found = warnings(&ours, &peers[..1]);
+    let ends = [
+        "measured on a CPU, this run a GPU",
+        "at an input size of 127, this run 224",
+        "with CPU threads: 7, this run 3",
+    ];
+    assert!(found.len() == 3 && found.iter().zip(ends).all(|(found, end)| found.ends_with(end)), "{found:?}");
+    assert_eq!(warnings(&ours, &peers).len(), 6);
+}
+
+#[test]
+fn percentiles_are_within_0_and_100() {
+    assert_eq!(percent("99.9"), Ok(99.9));
+    for text in ["0", "100", "-1", "NaN", "inf", "", "p90"] {
+        assert!(percent(text).is_err(), "{text}");
+    }
+}

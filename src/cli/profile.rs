@@ -1,0 +1,98 @@
+//! `alexnet profile`: where a network's time goes, step by step, beside what the device could do.
+
+mod measure;
+mod report;
+mod table;
+mod trace;
+mod trtexec;
+
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use alexnet::record::Record;
+use alexnet::{Device, Error, Precision, Result, Split};
+
+use super::args::{DeviceArgs, ModelArgs, precision_parser, seconds};
+use super::outputs::Outputs;
+use super::{Outcome, note};
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// What to compute in.
+    #[arg(long, value_name = "TYPE", default_value = "float32", value_parser = precision_parser())]
+    precision: Precision,
+    /// Images a run.
+    #[arg(short, long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    batch_size: u32,
+    /// Seconds that it measures at least.
+    #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = seconds)]
+    duration: Duration,
+    /// Of the pictures, which are drawn at random.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    outputs: Outputs,
+    /// Write the steps' times as trtexec's --exportProfile does.
+    #[arg(long, value_name = "FILE.json", value_parser = json_file)]
+    trtexec: Option<PathBuf>,
+    /// Write a trace for Chrome's chrome://tracing and for Perfetto: a run step by step, then batches at full speed.
+    #[arg(long, value_name = "FILE.json", value_parser = json_file)]
+    trace: Option<PathBuf>,
+}
+
+pub fn run(args: &Args) -> Result<Outcome> {
+    args.outputs.check()?;
+    for file in args.trtexec.iter().chain(&args.trace) {
+        // What stands there stays until there is something to put in its place.
+        OpenOptions::new().create(true).append(true).open(file).map_err(Error::output(file))?;
+    }
+    let checkpoint = args.model.checkpoint.clone().unwrap_or_else(|| "seed:0".into());
+    let model = ModelArgs { checkpoint: Some(checkpoint.clone()), ..args.model };
+    let model = model.load(&args.first_device(), args.precision, None)?;
+    let batch = args.batch_size as usize;
+    let measured = measure::measure(&model, batch, args.seed, args.duration, args.trace.is_some())?;
+    let profile = report::profile(&model, args, &checkpoint.to_string_lossy(), &measured)?;
+    for line in report::warnings(&profile) {
+        note(&line);
+    }
+    let write = |file: &Path, text: String| fs::write(file, text).map_err(Error::output(file));
+    if let Some(file) = &args.trtexec {
+        write(file, trtexec::export(&profile))?;
+    }
+    if let Some(file) = &args.trace {
+        write(file, trace::draw(&profile, &measured))?;
+    }
+    let records = [Record::Profile(profile)];
+    let Record::Profile(profile) = &records[0] else { unreachable!("just made") };
+    args.outputs.write(&records, || table::table(profile), || table::csv(profile))?;
+    Ok(Outcome::Done)
+}
+
+impl Args {
+    /// The device that is profiled: of several that share batches, the first.
+    fn first_device(&self) -> DeviceArgs {
+        let mut device = self.device.clone();
+        if let (Device::Cuda(ordinals), true) = (&mut device.device, device.split != Some(Split::TwoGpu))
+            && ordinals.len() > 1
+        {
+            ordinals.truncate(1);
+            note(&format!("of several GPUs the first is profiled, cuda:{}: each runs whole batches", ordinals[0]));
+        }
+        device
+    }
+}
+
+/// A file named .json, so that no checkpoint is overwritten by mistake.
+fn json_file(text: &str) -> std::result::Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.extension().is_some_and(|extension| extension == "json") {
+        Ok(path)
+    } else {
+        Err("its name ends in .json".into())
+    }
+}

@@ -1,0 +1,187 @@
+//! From runs to the record: each step's times, what it must do, and what the device could.
+
+use alexnet::backend::StepAsRun;
+use alexnet::record::{Bound, Ceilings, Machine, Profile, ProfileStep, ProfileTrack, Subject};
+use alexnet::roofline::Demand;
+use alexnet::statistics::Spread;
+use alexnet::{Error, Model, Precision, Result, Span, Timeline, Work};
+
+use super::Args;
+use super::measure::{Measured, ms};
+use crate::cli::args::threads;
+
+/// How far the steps' sum may be from a run at full speed before that is said.
+const TOLERANCE: f64 = 0.05;
+
+/// The whole record, with the ceilings measured now.
+///
+/// # Errors
+/// Those of the device; [`Error::DeviceLost`] for timelines that differ from the plan.
+pub fn profile(model: &Model, args: &Args, checkpoint: &str, measured: &Measured) -> Result<Profile> {
+    let machine = Machine::of(model);
+    let batch = args.batch_size as usize;
+    let ceilings = model.ceilings()?;
+    let context = Context { model, batch, precision: args.precision, ceilings: &ceilings };
+    let tracks = context.tracks(&measured.timelines, &model.steps(batch)?)?;
+    let run_ms = Spread::of(measured.run_ms.clone());
+    let longest = tracks.iter().map(track_ms).fold(0.0, f64::max);
+    let mut profile = Profile {
+        machine,
+        subject: Subject {
+            split: args.device.split.map(|split| split.name().into()),
+            fc: args.device.fc.map(|fc| fc.name().into()),
+            deterministic: args.device.deterministic,
+            ..Subject::of(model.network(), checkpoint, threads(args.device.workers))
+        },
+        precision: args.precision.name().into(),
+        batch_size: batch,
+        tracks,
+        runs: measured.timelines.len(),
+        stepwise_ms: Spread::of(measured.timelines.iter().map(|timeline| ms(timeline.total())).collect()),
+        steps_over_run: longest / run_ms.median,
+        run_ms,
+        ceilings,
+        notes: vec![],
+    };
+    profile.notes = notes(&profile, measured.on_gpu);
+    profile.notes.extend(warnings(&profile));
+    Ok(profile)
+}
+
+/// The sum of a track's medians.
+fn track_ms(track: &ProfileTrack) -> f64 {
+    track.steps.iter().map(|step| step.time_ms.median).sum()
+}
+
+struct Context<'a> {
+    model: &'a Model,
+    batch: usize,
+    precision: Precision,
+    ceilings: &'a Ceilings,
+}
+
+impl Context<'_> {
+    fn tracks(&self, timelines: &[Timeline], steps: &[Vec<StepAsRun>]) -> Result<Vec<ProfileTrack>> {
+        let first = &timelines[0];
+        let works = |timeline: &Timeline| -> Vec<Vec<Work>> {
+            timeline.tracks.iter().map(|track| track.spans.iter().map(|span| span.work.clone()).collect()).collect()
+        };
+        let expected = works(first);
+        if timelines.iter().any(|timeline| works(timeline) != expected) || first.tracks.len() != steps.len() {
+            return Err(mistake("runs of one plan had other steps"));
+        }
+        let tracks = first.tracks.iter().zip(steps).enumerate().map(|(number, (track, steps))| {
+            let steps = track.spans.iter().enumerate().map(|(index, span)| {
+                let times = timelines.iter().map(|timeline| {
+                    let Span { begin, end, .. } = timeline.tracks[number].spans[index];
+                    ms(end.saturating_sub(begin))
+                });
+                self.step(&span.work, steps, Spread::of(times.collect()))
+            });
+            let mut track = ProfileTrack { place: track.place.clone(), steps: steps.collect::<Result<_>>()? };
+            let total = track_ms(&track);
+            track.steps.iter_mut().for_each(|step| step.percentage = per(100.0 * step.time_ms.median, total));
+            Ok(track)
+        });
+        tracks.collect()
+    }
+
+    /// Shares come later.
+    fn step(&self, work: &Work, steps: &[StepAsRun], time_ms: Spread) -> Result<ProfileStep> {
+        let find = |is: &dyn Fn(&StepAsRun) -> bool| {
+            steps.iter().find(|step| is(step)).ok_or_else(|| mistake(&format!("{work:?} is no step of the plan")))
+        };
+        let shape = |shape: alexnet::net::Shape| [self.batch, shape.h, shape.w, shape.c];
+        let (name, kind, kernel, shapes, demand) = match work {
+            Work::Layers(layers) => {
+                let StepAsRun { step, kernel } = find(&|as_run| as_run.step.layers == *layers)?;
+                let demand = Demand::of(self.model.network(), step, self.batch, self.precision);
+                let shapes = [step.input, step.output].map(shape);
+                (step.name(), step.kind.name(), kernel.clone(), shapes, demand)
+            }
+            &Work::Join { layer, bytes } => {
+                let step = &find(&|as_run| as_run.step.layers.contains(&layer))?.step;
+                let demand = Demand { params: 0, mult_adds: 0, bytes };
+                let kernel = "waits for the other tower's part".into();
+                (format!("join {layer}"), "join", kernel, [step.input; 2].map(shape), demand)
+            }
+        };
+        let (least, bound) = demand.least_seconds(self.ceilings);
+        let seconds = time_ms.median / 1e3;
+        Ok(ProfileStep {
+            name,
+            kind: kind.into(),
+            kernel,
+            input_shape: shapes[0],
+            output_shape: shapes[1],
+            params: demand.params,
+            mult_adds: demand.mult_adds,
+            flops: demand.flops(),
+            bytes: demand.bytes as f64,
+            flops_per_sec: per(demand.flops(), seconds),
+            bytes_per_sec: per(demand.bytes as f64, seconds),
+            roofline_percentage: per(100.0 * least, seconds),
+            time_ms,
+            percentage: 0.0,
+            bound,
+        })
+    }
+}
+
+/// 0 where the clock saw no time.
+fn per(amount: f64, time: f64) -> f64 {
+    if time > 0.0 { amount / time } else { 0.0 }
+}
+
+fn mistake(what: &str) -> Error {
+    Error::DeviceLost(format!("{what}; this is a mistake, report it"))
+}
+
+/// What the figures mean.
+fn notes(profile: &Profile, on_gpu: bool) -> Vec<String> {
+    let mut notes = vec![
+        "Operations are two for each multiply-add of the layers with weights; bytes are those of input, filter, bias and output, \
+         each once. Rates are at the median time. The roofline is the least time that the ceilings allow, over the median time."
+            .to_string(),
+        "The ceilings were measured in this run: the best of several large products and of several large copies, which caches \
+         do not hold; a step that works in a cache may exceed the copy."
+            .to_string(),
+    ];
+    if on_gpu {
+        notes.push(
+            "Steps are of runs kernel by kernel on pixels that the device has; for small batches they contain the time that the \
+             host takes to launch. The whole run is the time on the device of a batch through the pipeline, from the first kernel \
+             to the classes: one CUDA graph, but for a split between two GPUs."
+                .into(),
+        );
+    }
+    if profile.subject.split.is_some() {
+        notes.push(
+            "The towers' percentages are of ceilings of the whole device, which towers on one device share. A join lasts from \
+             the time that a tower could go on to the time that it has the other's part."
+                .into(),
+        );
+    }
+    notes
+}
+
+/// What is out of the ordinary.
+pub fn warnings(profile: &Profile) -> Vec<String> {
+    let mut warnings = vec![];
+    let off = profile.steps_over_run - 1.0;
+    if off.abs() > TOLERANCE {
+        warnings.push(format!(
+            "the steps' medians add up to {:.1} % {} than a run at full speed takes",
+            100.0 * off.abs(),
+            if off > 0.0 { "more" } else { "less" }
+        ));
+    }
+    let above = |step: &&ProfileStep| step.roofline_percentage > 100.0 && step.bound == Bound::Compute;
+    if let Some(step) = profile.tracks.iter().flat_map(|track| &track.steps).find(above) {
+        warnings.push(format!(
+            "{} computes faster than the product that the ceiling is of: the machine had other things to do, run it again",
+            step.name
+        ));
+    }
+    warnings
+}
