@@ -17,7 +17,7 @@ pub fn threads() -> usize {
 }
 
 /// Every published layer that `wanted` picks, on random values.
-pub fn layers(choice: &Choice, wanted: impl Fn(&StepKind) -> bool) -> Vec<Case<'static>> {
+pub fn layers<'a>(choice: &Choice, wanted: impl Fn(&StepKind) -> bool) -> Vec<Case<'a>> {
     let mut cases = vec![];
     for layer in published_layers() {
         let relu = matches!(layer.op, Op::Conv(_));

@@ -15,7 +15,7 @@
 #[path = "../../tests/cases.rs"]
 pub mod cases;
 pub mod clock;
-mod cpu;
+pub mod cpu;
 mod cuda;
 mod cudnn;
 mod device;
@@ -30,7 +30,6 @@ use criterion::measurement::Measurement;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
 
 use clock::Clock;
-pub use cpu::threads;
 pub use device::{Choice, Place};
 use report::{Measured, Report};
 
