@@ -1,5 +1,8 @@
 //! Steps run by themselves, as the kernel benchmarks run them: what they compute, on which sets of operands.
 
+use std::io::Write;
+use std::rc::Rc;
+
 use alexnet::cpu::naive;
 use alexnet::cuda::lone::{By, Lane, Lone, LoneSteps, Operands, Round, Source};
 use alexnet::net::{Network, Op, VARIANTS, Variant};
@@ -7,9 +10,14 @@ use alexnet::plan::{Step, StepKind};
 use alexnet::weights::{LayerWeights, Weights};
 
 use crate::cases::Case;
-use crate::device::{self, CUDA_F16, Target, has_cublaslt};
+use crate::device::{self, CUDA, CUDA_BF16, CUDA_F16, CUDA_TF32, Target, has_cublaslt};
 use crate::kernels::{bits, nmse, to_nchw, to_nhwc};
 use crate::on_every_precision;
+
+#[path = "../benches/common/cudnn.rs"]
+mod cudnn;
+
+use cudnn::{Convolution, Cudnn};
 
 const SEED: u64 = 3;
 /// Rounds of one set of operands, and of several: a few, since an emulated device takes its time.
@@ -64,26 +72,31 @@ fn oracle(step: &Step, images: usize, operands: &Operands) -> Option<Vec<f64>> {
     Some(to_nhwc(step.output, &naive::forward(&weights, &input).last().unwrap().values))
 }
 
-/// Every step of two networks, one with a rearranged first layer, one with groups and LRN too.
+/// Steps of two networks, one with a rearranged first layer, one with groups and LRN.
 fn steps_match_the_oracle(on: Target) {
     let lane = Lane::open(device::cuda()).unwrap();
-    let mut kinds = 0;
+    let mut compared = vec![];
     for (variant, images) in [("torchvision", 1), ("paper", 2)] {
         let lones = Lone::as_run(&narrow(variant), images, &on.rules()).unwrap();
-        for lone in &lones {
+        // Both first layers are rearranged alike, and take the longest.
+        for lone in lones.iter().skip(if variant == "paper" { 2 } else { 0 }) {
             let [step] = lone.steps() else { unreachable!("as it is run") };
             let operands = Operands::random(lone, SEED);
             let Some(expected) = oracle(step, images, &operands) else { continue };
-            kinds += 1;
             let found = output(&lane.steps(lone, By::Own, SEED, ONE_SET).unwrap());
             let weighted = matches!(step.kind, StepKind::Conv { .. } | StepKind::Linear { .. });
             let limit = on.layer_nmse(!weighted || !step.logits);
             let error = nmse(&found, &expected);
             assert!(error <= limit, "{}, {on:?}: NMSE {error:e}", lone.name());
+            compared.push(format!("{variant} {}", step.layers[0]));
         }
     }
-    // At least both networks' weighted steps and torchvision's three pools.
-    assert!(kinds >= 2 * 8 + 3, "{kinds} steps were compared");
+    for variant in ["torchvision", "paper"] {
+        for layer in ["conv1", "pool1", "conv2", "conv3", "conv4", "fc6", "fc7", "fc8"] {
+            let has = compared.contains(&format!("{variant} {layer}"));
+            assert!(has || variant == "paper" && ["conv1", "pool1"].contains(&layer), "{layer} is not in {compared:?}");
+        }
+    }
 }
 
 /// Two steps, the second on what the first gives, and one kernel for both: the same bits, if GEMM_K is not split.
@@ -131,6 +144,39 @@ fn cublaslt_computes_fully_connected_layers_alone() {
         assert!(steps.kernel().starts_with("cuBLASLt"), "{}", steps.kernel());
         let error = nmse(&output(&steps), &oracle(&fc6.steps()[0], 2, &Operands::random(fc6, SEED)).unwrap());
         assert!(error <= CUDA_F16.layer_nmse(true), "NMSE {error:e}");
+    }
+}
+
+/// The kernel benchmarks' cuDNN: the imitated one, on a GPU the machine's. Without one this passes, which is said.
+#[test]
+fn cudnn_convolves_as_the_oracle() {
+    let lane = Rc::new(Lane::open(device::cuda()).unwrap());
+    device::load_cudnn();
+    let cudnn = match Cudnn::open(&lane) {
+        Ok(cudnn) => cudnn,
+        Err(reason) => {
+            assert!(device::preload().is_none(), "the imitated cuDNN: {reason}");
+            let _ = writeln!(std::io::stderr(), "the test of cuDNN passes unseen: {reason}");
+            return;
+        }
+    };
+    let network = narrow("paper");
+    for on in [CUDA, CUDA_TF32, CUDA_F16, CUDA_BF16] {
+        let lones = Lone::as_planned(&network, 2, &on.rules()).unwrap();
+        // In two groups, and in one.
+        for layer in ["conv2", "conv3"] {
+            let lone = lones.iter().find(|lone| lone.name().starts_with(layer)).unwrap();
+            let round = Round { cold_bytes: 1 << 20, runs: 3 };
+            let convolution = Convolution::new(&cudnn, lone, SEED, round).unwrap();
+            assert!(convolution.runs() >= 3 && convolution.how().starts_with("cuDNN 9"), "{}", convolution.how());
+            convolution.enqueue();
+            let expected = oracle(&lone.steps()[0], 2, &Operands::random(lone, SEED)).unwrap();
+            let error = nmse(&convolution.output().unwrap(), &expected);
+            // Biases are of the activations' type here, and rounded already.
+            assert!(error <= on.layer_nmse(true), "{layer}, {on:?}: NMSE {error:e}");
+        }
+        let refused = |lone: &Lone| Convolution::new(&cudnn, lone, SEED, ONE_SET).err().unwrap();
+        assert!(refused(&lones[0]).contains("input"), "{}", refused(&lones[0]));
     }
 }
 

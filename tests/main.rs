@@ -19,6 +19,7 @@ mod mutations;
 mod net;
 mod parallel;
 mod pipeline;
+mod recorded;
 mod split;
 mod testdata;
 mod traffic;

@@ -1,4 +1,5 @@
-//! cuDNN's convolution with bias and ReLU, where the machine has its library. It has not run: see `docs/hardware.md`.
+//! cuDNN's convolution with bias and ReLU, where the machine has its library. Only an imitated one has run: see
+//! `docs/hardware.md`.
 //!
 //! Operands are those of our own kernels: NHWC activations, KRSC filters, float32 sums. The algorithm is the fastest that cuDNN
 //! itself measures.
@@ -21,6 +22,9 @@ use libloading::Library;
 const WORKSPACE_BYTES: usize = 256 << 20;
 /// Operands begin at multiples of this, in bytes.
 const ALIGNMENT: usize = 256;
+
+/// The oldest version whose statuses are known: cuDNN 9.
+const MIN_VERSION: usize = 90_000;
 
 /// Every function that is called. cudarc looks a function up when it is first called and panics where it is missing.
 const FUNCTIONS: [&str; 20] = [
@@ -75,11 +79,15 @@ impl Cudnn {
         if let Some(missing) = FUNCTIONS.iter().find(is_missing) {
             return Err(format!("found no {missing} in libcudnn"));
         }
+        let version = result::get_version();
+        if version < MIN_VERSION {
+            return Err(format!("found cuDNN {version}, needed {MIN_VERSION} (cuDNN 9) or later"));
+        }
         // SAFETY: everything here runs on this one stream.
         let stream = unsafe { lane.stream() };
         stream.context().bind_to_thread().map_err(|e| e.to_string())?;
         let handle = result::create_handle().map_err(|e| failed("starting", e))?;
-        let cudnn = Cudnn { handle, lane: Rc::clone(lane), version: result::get_version() };
+        let cudnn = Cudnn { handle, lane: Rc::clone(lane), version };
         // SAFETY: both are alive, and the lane is kept.
         unsafe { result::set_stream(handle, stream.cu_stream().cast()) }.map_err(|e| failed("taking a stream", e))?;
         Ok(Rc::new(cudnn))
@@ -173,6 +181,10 @@ pub struct Convolution {
     bias: CudaSlice<u8>,
     arena: CudaSlice<u8>,
     sets: Vec<Set>,
+    element: Element,
+    output_bytes: usize,
+    /// With what is left to the next set.
+    output_room: usize,
     runs: usize,
     graph: Option<CudaGraph>,
     cudnn: Rc<Cudnn>,
@@ -234,6 +246,9 @@ impl Convolution {
             bias,
             sets: (0..count).map(set).collect(),
             arena,
+            element,
+            output_bytes,
+            output_room: ends[2],
             runs: count * round.runs.div_ceil(count).max(1),
             graph: None,
             cudnn: Rc::clone(cudnn),
@@ -268,6 +283,20 @@ impl Convolution {
     /// Queues a round.
     pub fn enqueue(&self) {
         self.graph.as_ref().expect("made with it").launch().expect("the device is there");
+    }
+
+    /// The output of the last run of a round, (N, H, W, C), waited for.
+    ///
+    /// # Errors
+    /// Those of the driver, in words.
+    pub fn output(&self) -> Result<Vec<f32>, String> {
+        let end = self.arena.len() - self.output_room;
+        // SAFETY: everything here runs on this one stream.
+        let stream = unsafe { self.cudnn.lane.stream() };
+        let bytes = stream.clone_dtoh(&self.arena.slice(end..end + self.output_bytes)).map_err(|e| e.to_string())?;
+        let mut values = vec![];
+        self.element.decode(&bytes, &mut values);
+        Ok(values)
     }
 
     fn at(&self, memory: &CudaSlice<u8>) -> *mut c_void {

@@ -118,9 +118,9 @@ fn first_usable() -> Option<usize> {
     found
 }
 
-/// From here on cudarc finds the emulated driver and cuBLASLt when it asks for NVIDIA's. They are never unloaded.
+/// From here on cudarc finds the emulated driver, cuBLASLt and cuDNN when it asks for NVIDIA's. They are never unloaded.
 fn load_emulated() -> Result<(), String> {
-    for library in ["libcuemu.so", "libcublaslt_emulated.so"] {
+    for library in ["libcuemu.so", "libcublaslt_emulated.so", "libcudnn_emulated.so"] {
         let path = cuemu::driver::library::built_library(library);
         // SAFETY: the library's initialisers are those of a Rust cdylib, which run no code of its own.
         let loaded = unsafe { libloading::Library::new(&path) };

@@ -8,8 +8,10 @@ use std::time::Duration;
 use alexnet::backend::Backend;
 use alexnet::net::{Network, VARIANTS};
 use alexnet::plan::Plan;
+use alexnet::record::Ceilings;
 use alexnet::{
-    BatchTimes, Done, Error, Holding, Interval, Pipeline, Pixels, Precision, Prediction, Result, Score, Scored, Session,
+    BatchTimes, Done, Error, Holding, Interval, Pipeline, Pixels, Precision, Prediction, Result, Score, Scored,
+    Session, StepAsRun,
 };
 
 /// Images of a batch.
@@ -132,6 +134,14 @@ impl Backend for Fake {
     fn holdings(&self, _: Plan) -> Result<Vec<Holding>> {
         let place = self.state.lock().unwrap().name.clone();
         Ok(vec![Holding { place, weights: 1, buffers: 2 }])
+    }
+
+    fn steps(&self, _: &Plan) -> Result<Vec<Vec<StepAsRun>>> {
+        unimplemented!("nothing runs")
+    }
+
+    fn ceilings(&self) -> Result<Ceilings> {
+        unimplemented!("nothing runs")
     }
 }
 

@@ -98,7 +98,7 @@ impl Lane {
     /// Those of the device.
     pub fn since(&self, begin: &Lap) -> Result<Duration> {
         let Lap(end) = self.lap()?;
-        end.synchronize().map_err(|e| self.failed("waiting for lone steps", e))?;
+        self.wait()?;
         elapsed(&begin.0, &end)
     }
 
