@@ -33,17 +33,16 @@ pub struct Report {
 impl Report {
     pub fn open(choice: &Choice) -> Self {
         let mut notes = vec![];
-        if let Place::Cuda(_) = choice.place {
-            notes.push(format!(
-                "operands are random, never zeros; a case takes turns with sets of them that together have at least {} MB, so \
-                 that none is found in the L2; of a step, {} runs or more are one CUDA graph, timed by events of the device",
+        notes.push(match &choice.place {
+            _ if choice.emulated => "on the emulated device: that benchmarks run is all that this says".into(),
+            Place::Cpu => "operands are random and stay the same, so that caches are as warm as they get".into(),
+            Place::Cuda(_) => format!(
+                "operands are random, never zeros; runs of a case take turns with sets of them that together have {} MB or \
+                 more, so that none is found in the L2; {} runs or more are one CUDA graph, timed by events of the device",
                 choice.round.cold_bytes >> 20,
                 choice.round.runs
-            ));
-        }
-        if choice.emulated {
-            notes.push("on the emulated device: that benchmarks run is all that this says".into());
-        }
+            ),
+        });
         Report { path: std::env::var_os("ALEXNET_BENCH_RECORD").map(PathBuf::from), kernels: OnceCell::new(), notes }
     }
 
@@ -89,7 +88,7 @@ impl Report {
         }
         for (name, Ceilings { flops_per_sec, product, bytes_per_sec, copy }) in &kernels.ceilings {
             let (tera, giga) = (flops_per_sec / 1e12, bytes_per_sec / 1e9);
-            println!("{name}: at most {tera:.1} TFLOP/s ({product}) and {giga:.0} GB/s ({copy})");
+            println!("{name}: at most {tera:.3} TFLOP/s ({product}) and {giga:.0} GB/s ({copy})");
         }
         println!();
     }
