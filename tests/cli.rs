@@ -8,6 +8,7 @@ mod cuda;
 mod failures;
 mod predict;
 mod preflight;
+mod profile;
 
 use std::ffi::OsStr;
 use std::io::Write;

@@ -185,3 +185,137 @@ pub fn warnings(profile: &Profile) -> Vec<String> {
     }
     warnings
 }
+
+#[cfg(test)]
+pub mod tests {
+    use std::collections::BTreeMap;
+
+    use alexnet::net::{Network, Variant};
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Two tracks of two steps, the first of which takes 1.5 ms of the 3 ms that make it 10 % longer than a run.
+    pub fn record() -> Profile {
+        let step = |name: &str, kind: &str| ProfileStep {
+            name: name.into(),
+            kind: kind.into(),
+            kernel: "conv_f16_64x64, 1 x 2 x 3 blocks of 128 threads, GEMM_K in 2 parts, then reduce_splits_f16".into(),
+            input_shape: [8, 227, 227, 3],
+            output_shape: [8, 55, 55, 96],
+            params: 34_944,
+            mult_adds: 1000,
+            flops: 2000.0,
+            bytes: 4000.0,
+            time_ms: Spread::of(vec![1.0, 1.5, 2.0]),
+            percentage: 50.0,
+            flops_per_sec: 1e9,
+            bytes_per_sec: 2e9,
+            roofline_percentage: 12.5,
+            bound: Bound::Compute,
+        };
+        let track = |number: usize, steps: [ProfileStep; 2]| ProfileTrack {
+            place: format!("tower {number} on a, \"device\""),
+            steps: steps.into(),
+        };
+        let network = Network::published(Variant::by_name("paper").unwrap(), 1000).unwrap();
+        let machine = Machine {
+            date: "2026-11-29T22:21:16Z".into(),
+            program: "alexnet 0.1.0".into(),
+            commit: None,
+            system: "Linux".into(),
+            cpu: None,
+            cores: 2,
+            device: "a device".into(),
+            gpus: vec![],
+            driver: None,
+            clocks: None,
+            versions: BTreeMap::new(),
+        };
+        Profile {
+            machine,
+            subject: Subject::of(&network, "seed:0", 2),
+            precision: "float16".into(),
+            batch_size: 8,
+            ceilings: Ceilings {
+                flops_per_sec: 1e12,
+                product: "a product".into(),
+                bytes_per_sec: 1e11,
+                copy: "a copy".into(),
+            },
+            tracks: vec![
+                track(0, [step("conv1 + relu1", "conv"), step("join conv2", "join")]),
+                track(1, [step("conv1 + relu1", "conv"), step("conv2", "conv")]),
+            ],
+            runs: 3,
+            stepwise_ms: Spread::of(vec![3.0]),
+            run_ms: Spread::of(vec![3.0 / 1.1]),
+            steps_over_run: 1.1,
+            notes: vec!["a note".into()],
+        }
+    }
+
+    /// The names that a value has, with `[]` for a list's first element.
+    fn schema(value: &Value, path: &str, names: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => {
+                fields.iter().for_each(|(name, value)| schema(value, &format!("{path}.{name}"), names));
+            }
+            Value::Array(values) => values.iter().take(1).for_each(|value| schema(value, &format!("{path}[]"), names)),
+            _ => names.push(path.trim_start_matches('.').into()),
+        }
+    }
+
+    /// Whoever reads the JSON relies on these names; what the machine and the network are called is in every record alike.
+    #[test]
+    fn the_json_has_these_names() {
+        let json = serde_json::to_value(alexnet::record::Record::Profile(record())).unwrap();
+        assert_eq!(json["schema"], "alexnet.profile.1");
+        let mut names = vec![];
+        schema(&json, "", &mut names);
+        let before = names.iter().position(|name| name == "precision").unwrap();
+        let spread = |name: &str| {
+            ["min", "mean", "median", "max", "cv", "p90", "p95", "p99"]
+                .map(|figure| format!("{name}.{figure}"))
+                .join(" ")
+        };
+        let step = "name kind kernel input_shape[] output_shape[] params mult_adds flops bytes".split(' ');
+        let rates = "percentage flops_per_sec bytes_per_sec roofline_percentage bound".split(' ');
+        let list = |names: &mut dyn Iterator<Item = &str>| {
+            names.map(|name| format!("tracks[].steps[].{name}")).collect::<Vec<_>>().join(" ")
+        };
+        let expected = format!(
+            "precision batch_size ceilings.flops_per_sec ceilings.product ceilings.bytes_per_sec ceilings.copy tracks[].place {} {} {} \
+             runs {} {} steps_over_run notes[]",
+            list(&mut step.into_iter()),
+            spread("tracks[].steps[].time_ms"),
+            list(&mut rates.into_iter()),
+            spread("stepwise_ms"),
+            spread("run_ms"),
+        );
+        assert_eq!(names[before..], expected.split_whitespace().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_does_not_add_up_is_said() {
+        let mut profile = record();
+        assert!(warnings(&profile)[0].contains("10.0 % more"), "{:?}", warnings(&profile));
+        profile.steps_over_run = 0.9;
+        assert!(warnings(&profile)[0].contains("10.0 % less"));
+        profile.steps_over_run = 0.96;
+        assert_eq!(warnings(&profile), Vec::<String>::new());
+        profile.tracks[1].steps[1].roofline_percentage = 101.0;
+        assert!(warnings(&profile)[0].starts_with("conv2 computes faster"));
+    }
+
+    #[test]
+    fn trtexecs_form_has_these_names() {
+        let export: Value = serde_json::from_str(&crate::cli::profile::trtexec::export(&record())).unwrap();
+        assert_eq!(export[0], serde_json::json!({ "count": 3 }));
+        let expected = serde_json::json!({
+            "name": "tower 1: conv2", "timeMs": 4.5, "averageMs": 1.5, "medianMs": 1.5, "percentage": 25.0,
+        });
+        assert_eq!(export[4], expected);
+        assert_eq!(export.as_array().unwrap().len(), 5);
+    }
+}

@@ -8,14 +8,9 @@ const WIDTH: usize = 116;
 /// Steps with their rates, then what ran them, then the notes.
 pub fn table(profile: &Profile) -> String {
     let Profile { subject, machine, ceilings, run_ms, stepwise_ms, .. } = profile;
-    let mut text = format!(
-        "{}, {} image{}, {}, on {}\n",
-        subject.model,
-        profile.batch_size,
-        if profile.batch_size == 1 { "" } else { "s" },
-        profile.precision,
-        machine.device
-    );
+    let mut text = String::new();
+    let images = if profile.batch_size == 1 { "1 image".into() } else { format!("{} images", profile.batch_size) };
+    wrap(&mut text, &format!("{}, {images}, {}, on {}", subject.model, profile.precision, machine.device));
     let (gflops, gbytes) = (ceilings.flops_per_sec / 1e9, ceilings.bytes_per_sec / 1e9);
     let mut line = |line: String| {
         text.push_str(&line);
@@ -45,7 +40,7 @@ pub fn table(profile: &Profile) -> String {
     for (number, track) in profile.tracks.iter().enumerate() {
         for step in track.steps.iter().filter(|step| step.kind != "join") {
             let tower = if profile.tracks.len() > 1 { format!("tower {number}, ") } else { String::new() };
-            line(format!("{tower}{}: {}", step.name, step.kernel));
+            wrap(&mut text, &format!("{tower}{}: {}", step.name, step.kernel));
         }
     }
     text.push('\n');
@@ -126,4 +121,28 @@ pub fn csv(profile: &Profile) -> String {
         }
     }
     String::from_utf8(csv.into_inner().expect("memory takes it")).expect("made of strings")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::profile::report::tests::record;
+
+    #[test]
+    fn tables_and_csv_have_every_step() {
+        let profile = record();
+        let table = table(&profile);
+        for part in
+            ["conv1 + relu1", "join conv2", "12.5 %", "compute", "tower 1, conv2: conv_f16", "steps over run 1.100"]
+        {
+            assert!(table.contains(part), "'{part}' is not in:\n{table}");
+        }
+        assert!(table.lines().all(|line| line.chars().count() <= 120), "{table}");
+        let text = csv(&profile);
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        let heading = "track place step kind kernel input_shape output_shape params mult_adds flops bytes runs ms_min ms_mean \
+                       ms_median ms_p90 ms_p95 ms_p99 ms_max ms_cv percentage flops_per_sec bytes_per_sec roofline_percentage bound";
+        assert_eq!(reader.headers().unwrap(), heading.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(reader.records().map(|row| row.unwrap()).count(), 4);
+    }
 }

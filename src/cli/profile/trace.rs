@@ -95,9 +95,11 @@ impl Trace {
     /// A run step by step, with an arrow to each join from the step that it waits for.
     fn steps(&mut self, timeline: &Timeline, profile: &Profile) {
         let places: Vec<usize> = timeline.tracks.iter().map(|track| self.process(&track.place)).collect();
+        for (number, track) in timeline.tracks.iter().enumerate() {
+            self.name("thread_name", places[number], number + 1, &format!("step by step: {}", track.place));
+        }
         let mut arrows = 0;
         for (number, (track, steps)) in timeline.tracks.iter().zip(&profile.tracks).enumerate() {
-            self.name("thread_name", places[number], number + 1, &format!("step by step: {}", track.place));
             for (span, step) in track.spans.iter().zip(&steps.steps) {
                 let (begin, end) = (micros(span.begin), micros(span.end));
                 let category = if step.kind == "join" { "join" } else { "step" };

@@ -15,6 +15,7 @@ mod fault;
 mod launch;
 mod memory;
 mod module;
+mod nvtx;
 mod ptx;
 mod store;
 
