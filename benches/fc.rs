@@ -1,11 +1,11 @@
-//! Fully connected layers, every published layer.
+//! Fully connected layers, every published layer; on a GPU by our own kernels, beside cuBLASLt.
 
-mod layers;
+mod common;
 
-use alexnet::net::Op;
+use alexnet::plan::StepKind;
 
 fn main() {
-    let mut criterion = layers::criterion();
-    layers::bench(&mut criterion, "fc", |op| matches!(op, Op::Linear { .. }));
-    criterion.final_summary();
+    let mut bench = common::Bench::open();
+    bench.layers("fc", |kind| matches!(kind, StepKind::Linear { .. }));
+    bench.finish();
 }

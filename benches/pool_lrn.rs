@@ -1,13 +1,16 @@
 //! Max pool and local response normalisation, every published layer; on a GPU also both in one kernel and in two.
 
-mod layers;
+mod common;
 
-use alexnet::net::Op;
 use alexnet::plan::StepKind;
 
 fn main() {
-    let mut criterion = layers::criterion();
-    layers::bench(&mut criterion, "pool_lrn", |op| matches!(op, Op::MaxPool(_) | Op::Lrn(_)));
-    layers::bench_pairs(&mut criterion, "lrn_pool", |kind| !matches!(kind, StepKind::Conv { .. }));
-    criterion.final_summary();
+    let mut bench = common::Bench::open();
+    let pools_or_normalises = |kind: &StepKind| {
+        use StepKind::{AvgPool, Lrn, LrnMaxPool, MaxPool, MaxPoolLrn};
+        matches!(kind, MaxPool(_) | Lrn(_) | AvgPool | LrnMaxPool(_) | MaxPoolLrn(_))
+    };
+    bench.layers("pool_lrn", pools_or_normalises);
+    bench.pairs("lrn_pool", pools_or_normalises);
+    bench.finish();
 }

@@ -1,38 +1,68 @@
-//! uint8 pixels to the f32 network input, for each preprocessing that the variants have.
+//! uint8 pixels to the network's input: on the CPU f32 for each preprocessing that the variants have, on a GPU in the layout
+//! and type of each precision.
 
-mod layers;
+mod common;
 
+use alexnet::Precision;
 use alexnet::backend::{Backend, Input};
 use alexnet::cpu::CpuBackend;
 use alexnet::net::{Op, Pool, Shape, Variant};
-use alexnet::plan::Plan;
-use alexnet::weights::seeded;
-use criterion::{BenchmarkId, Throughput};
-use layers::cases::Case;
+use alexnet::plan::{Plan, StepKind};
+use alexnet::roofline::Demand;
+use alexnet::weights::{Weights, seeded};
+use common::{Bench, Case, Place, Routine, cases};
 
 fn main() {
-    let mut criterion = layers::criterion();
-    let mut group = criterion.benchmark_group("preprocess");
-    for name in ["torchvision", "paper", "caffe"] {
-        let variant = Variant::by_name(name).expect("one of the six");
-        let size = variant.input_size;
-        let shape = Shape { h: size, w: size, c: 3 };
-        let pool = Op::MaxPool(Pool { kernel: 1, stride: 1 });
-        let case = Case { variant: variant.name, name: "preprocess", op: pool, input: shape, output: shape };
-        let weights = case.weights_with(variant.preprocess, false, false, || 0.0);
-        let network = weights.network().clone();
-        let backend = CpuBackend::new(weights, layers::threads()).expect("threads start");
-        for batch in layers::BATCHES {
-            let mut plan = Plan::new(&network, batch, &[]).expect("a batch of at least one");
-            plan.steps.truncate(1); // the preprocessing alone
-            let mut session = backend.session(plan).expect("memory for a batch");
-            let pixels: Vec<u8> = (0..batch).flat_map(|index| seeded::picture(1, index, size)).collect();
-            group.throughput(Throughput::Elements(batch as u64));
-            group.bench_function(BenchmarkId::new(name, batch), |b| {
-                b.iter(|| session.run(Input::Pixels(&pixels)).expect("the input fits"));
-            });
+    let mut bench = Bench::open();
+    match bench.choice.place {
+        Place::Cpu => {
+            let batches = bench.choice.batches.clone();
+            let variants =
+                ["torchvision", "paper", "caffe"].map(|name| Variant::by_name(name).expect("one of the six"));
+            let cases = variants.iter().flat_map(|variant| batches.iter().map(|&batch| case(variant, batch)));
+            bench.run("preprocess", cases.collect());
         }
+        Place::Cuda(_) => bench.layers("preprocess", |kind| matches!(kind, StepKind::Preprocess { .. })),
     }
-    group.finish();
-    criterion.final_summary();
+    bench.finish();
+}
+
+/// The preprocessing of `variant` alone.
+fn case(variant: &'static Variant, batch: usize) -> Case<'static> {
+    let weights = one_layer(variant);
+    let network = weights.network();
+    let step = &plan(&weights, batch).steps[0];
+    Case {
+        variant: variant.name,
+        layer: "input".into(),
+        precision: Precision::Float32,
+        batch,
+        demands: vec![Demand::of(network, step, batch, Precision::Float32)],
+        make: Box::new(move || {
+            let plan = plan(&weights, batch);
+            let backend = CpuBackend::new(weights, common::cpu::threads()).expect("threads start");
+            let how = backend.steps(&plan).expect("the network's own")[0][0].kernel.clone();
+            let mut session = backend.session(plan).expect("memory for a batch");
+            let picture = |index| seeded::picture(1, index, variant.input_size);
+            let pixels: Vec<u8> = (0..batch).flat_map(picture).collect();
+            let round = Box::new(move || session.run(Input::Pixels(&pixels)).expect("the input fits"));
+            Routine { how, runs: 1, round }
+        }),
+        peers: vec![],
+    }
+}
+
+/// A network of that input and a pool that changes nothing.
+fn one_layer(variant: &Variant) -> Weights {
+    let shape = Shape { h: variant.input_size, w: variant.input_size, c: 3 };
+    let pool = Op::MaxPool(Pool { kernel: 1, stride: 1 });
+    let case = cases::Case { variant: variant.name, name: "input", op: pool, input: shape, output: shape };
+    case.weights_with(variant.preprocess, false, false, || 0.0)
+}
+
+fn plan(weights: &Weights, batch: usize) -> Plan {
+    let mut plan = Plan::new(weights.network(), batch, &[]).expect("a batch of at least one");
+    plan.steps.truncate(1); // the preprocessing alone
+    plan.steps[0].logits = true;
+    plan
 }

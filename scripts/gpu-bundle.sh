@@ -14,8 +14,9 @@ suite=$(cargo test -p alexnet --release --locked --no-run --test main --message-
 cargo build -p alexnet --release --locked
 strip -o "$bundle/suite" "$suite"
 strip -o "$bundle/alexnet" target/release/alexnet
-strip --strip-unneeded -o "$bundle/libcuemu.so" "$(dirname "$suite")/libcuemu.so"
-strip --strip-unneeded -o "$bundle/libcublaslt_emulated.so" "$(dirname "$suite")/libcublaslt_emulated.so"
+for library in cuemu cublaslt_emulated cudnn_emulated; do
+    strip --strip-unneeded -o "$bundle/lib$library.so" "$(dirname "$suite")/lib$library.so"
+done
 cp -r samples "$bundle/samples"
 mkdir "$bundle/tests" && cp -r tests/data "$bundle/tests/data"
 cp src/cuda/{device,cublaslt}.rs "$bundle/src/cuda/" # tests read the lists of functions from them

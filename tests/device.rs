@@ -172,6 +172,16 @@ pub fn has_cublaslt() -> bool {
     })
 }
 
+/// Has cudarc find the imitated cuDNN over the emulated device; on a GPU it finds the machine's, or none.
+pub fn load_cudnn() {
+    cuda();
+    if is_emulated() {
+        // SAFETY: the library's initialisers are those of a Rust cdylib, which run no code of its own.
+        let library = unsafe { libloading::Library::new(emulated("libcudnn_emulated.so")) };
+        std::mem::forget(library.expect("the imitated cuDNN loads"));
+    }
+}
+
 /// The emulated driver, for a child process's LD_PRELOAD; `None` where tests run on a real GPU.
 pub fn preload() -> Option<PathBuf> {
     is_emulated().then(library)

@@ -57,7 +57,7 @@ pub fn run(on: Target, weights: &Weights, images: usize, input: Input<'_>) -> Ve
 }
 
 /// The oracle's output on (N, H, W, C) values, in the same order.
-fn run_oracle(weights: &Weights, values: &[f32]) -> Vec<f64> {
+pub fn run_oracle(weights: &Weights, values: &[f32]) -> Vec<f64> {
     let node = weights.network().nodes.last().unwrap(); // the layer, its ReLU, or the pool that changes nothing
     let input: Vec<f64> = to_nchw(weights.network().input(), values).into_iter().map(f64::from).collect();
     to_nhwc(node.output, &naive::forward(weights, &input).last().unwrap().values)

@@ -29,6 +29,14 @@ impl Launcher {
     /// [`Error::Device`](crate::Error::Device) where the driver makes no stream or refuses a kernel.
     pub fn new(device: &CudaDevice, precision: Precision) -> Result<Self> {
         let stream = device.context().new_stream().map_err(|e| failed_on(device.context(), "making a stream", e))?;
+        Self::on(device, stream, precision)
+    }
+
+    /// The kernels for `precision` on `stream`, which is one of `device`.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) where the driver refuses a kernel.
+    pub(super) fn on(device: &CudaDevice, stream: Arc<CudaStream>, precision: Precision) -> Result<Self> {
         Ok(Launcher { stream, functions: device.load(precision)? })
     }
 

@@ -16,6 +16,7 @@ mod footprint;
 pub mod fuse;
 pub mod kernels;
 mod launch;
+pub mod lone;
 mod nvtx;
 mod pinned;
 mod pipeline;
