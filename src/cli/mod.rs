@@ -17,7 +17,10 @@ mod predict;
 mod progress;
 mod rows;
 mod runner;
+#[cfg(test)]
+mod samples;
 mod summary;
+mod words;
 
 use std::io::{self, Write};
 use std::path::Path;
