@@ -11,7 +11,8 @@ pub const DEVICE: &str = "cuda:0, a made-up GPU <sample> & \"nothing\" measured 
 /// Every kind of record.
 pub fn records() -> Vec<Record> {
     let peers = [("pytorch", Some("eager, channels_last"), 0.62), ("onnxruntime", None, 0.8)];
-    let benches = peers.iter().map(|&(program, configuration, speed)| Record::Bench(bench(program, configuration, speed)));
+    let benches =
+        peers.iter().map(|&(program, configuration, speed)| Record::Bench(bench(program, configuration, speed)));
     let own = Record::Bench(bench("alexnet", None, 1.0));
     let split = Record::Profile(profile(true));
     let records = [Record::Profile(profile(false)), split, Record::Compare(compare()), Record::Kernels(kernels())];
@@ -185,20 +186,29 @@ fn step(name: &str, kind: &str, mult_adds: f64, bytes: f64, share: f64, ceilings
 }
 
 pub fn compare() -> Compare {
-    let layout = |name: &str, meaning: &str| LayoutRow { layout: name.into(), meaning: meaning.into(), device: DEVICE.into() };
+    let layout =
+        |name: &str, meaning: &str| LayoutRow { layout: name.into(), meaning: meaning.into(), device: DEVICE.into() };
     let mut results = vec![];
     for (batch_size, scale) in [(1, 0.21), (8, 0.34), (256, 4.9)] {
         let speed = |ms: f64| 1e3 * batch_size as f64 / ms;
-        let memory = |place: &str, weights: usize| Memory { place: place.into(), weights_bytes: weights, buffers_bytes: 91_234_304 };
+        let memory = |place: &str, weights: usize| Memory {
+            place: place.into(),
+            weights_bytes: weights,
+            buffers_bytes: 91_234_304,
+        };
         let rounds = |ms: f64| {
-            let round = |index: usize| Round { images: 64 * batch_size, seconds: 0.064 * ms * (1.0 + 0.01 * (index % 3) as f64) };
+            let round = |index: usize| Round {
+                images: 64 * batch_size,
+                seconds: 0.064 * ms * (1.0 + 0.01 * (index % 3) as f64),
+            };
             (0..10).map(round).collect::<Vec<Round>>()
         };
         let rates = |ms: f64| rounds(ms).iter().map(Round::images_per_second).collect::<Vec<f64>>();
         for (name, ms) in [("single", scale), ("two-stream", 0.91 * scale)] {
             let split = name != "single";
             let places: &[&str] = if split { &["tower 0 on cuda:0", "tower 1 on cuda:0"] } else { &["cuda:0"] };
-            let towers: Vec<Tower> = places.iter().enumerate().map(|(index, place)| tower(place, index, split, ms)).collect();
+            let towers: Vec<Tower> =
+                places.iter().enumerate().map(|(index, place)| tower(place, index, split, ms)).collect();
             results.push(CompareResult {
                 layout: name.into(),
                 batch_size,
@@ -236,9 +246,21 @@ pub fn compare() -> Compare {
 /// Lasts `total` milliseconds; of two, the second waits less and ends first.
 fn tower(place: &str, index: usize, split: bool, total: f64) -> Tower {
     let shares = [
-        ("input", 0.05), ("conv1 + relu1", 0.17), ("norm1 + pool1", 0.06), ("conv2 + relu2", 0.18), ("norm2 + pool2", 0.04),
-        ("join conv3", 0.02), ("conv3 + relu3", 0.11), ("conv4 + relu4", 0.09), ("conv5 + relu5 + pool5", 0.07),
-        ("join fc6", 0.03), ("fc6 + relu6", 0.09), ("join fc7", 0.01), ("fc7 + relu7", 0.05), ("join fc8", 0.01), ("fc8", 0.02),
+        ("input", 0.05),
+        ("conv1 + relu1", 0.17),
+        ("norm1 + pool1", 0.06),
+        ("conv2 + relu2", 0.18),
+        ("norm2 + pool2", 0.04),
+        ("join conv3", 0.02),
+        ("conv3 + relu3", 0.11),
+        ("conv4 + relu4", 0.09),
+        ("conv5 + relu5 + pool5", 0.07),
+        ("join fc6", 0.03),
+        ("fc6 + relu6", 0.09),
+        ("join fc7", 0.01),
+        ("fc7 + relu7", 0.05),
+        ("join fc8", 0.01),
+        ("fc8", 0.02),
     ];
     let (mut now, mut spans) = (0.0, vec![]);
     for (name, share) in shares {

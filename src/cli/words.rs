@@ -20,9 +20,9 @@ pub fn grouped(value: f64, decimals: usize) -> String {
     rest.map_or(out.clone(), |rest| format!("{out}.{rest}"))
 }
 
-/// `value` with four significant digits, all of those before the point.
+/// `value` with four significant digits, and all of those before the point; less than a millionth is nothing.
 pub fn short(value: f64) -> String {
-    let magnitude = if value == 0.0 { 0 } else { value.abs().log10().floor() as i32 };
+    let magnitude = if value.abs() < 1e-6 { 0 } else { value.abs().log10().floor() as i32 };
     grouped(value, (3 - magnitude).clamp(0, 9) as usize)
 }
 
@@ -82,7 +82,10 @@ mod tests {
 
     #[test]
     fn digits_follow_the_magnitude() {
-        assert_eq!([0.0, 0.01234567, 1.5, 12.3456, 123.456, 12345.6].map(short).join(" "), "0.000 0.01235 1.500 12.35 123.5 12,346");
+        assert_eq!(
+            [0.0, 0.01234567, 1.5, 12.3456, 123.456, 12345.6].map(short).join(" "),
+            "0.000 0.01235 1.500 12.35 123.5 12,346"
+        );
         assert_eq!(prefixed(3.35e12, "B/s"), "3.35 TB/s");
         assert_eq!(prefixed(812.4e12, "FLOP/s"), "812 TFLOP/s");
         assert_eq!(prefixed(45.67e9, "B/s"), "45.7 GB/s");

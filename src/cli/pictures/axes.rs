@@ -10,6 +10,7 @@ use plotters::style::Color;
 use super::canvas::{Canvas, Edges, IN_MEMORY, style, width};
 use super::surface::Surface;
 use super::theme::{BODY, MARGIN, SMALL, WIDTH};
+use crate::cli::words::grouped;
 
 pub type Chart<'a> = ChartContext<'a, Surface<'a>, Cartesian2d<Axis, Axis>>;
 
@@ -59,6 +60,12 @@ impl Axis {
         self
     }
 
+    /// `tick` with as many digits as it has: alone where they differ by powers, else as all of them.
+    pub fn label(&self, tick: f64) -> String {
+        let step = if self.logarithmic { tick } else { self.ticks.get(1).copied().unwrap_or(1.0) };
+        grouped(tick, decimals(step))
+    }
+
     /// `value` in the axis's own measure.
     fn measure(&self, value: f64) -> f64 {
         if self.logarithmic { value.ln() } else { value }
@@ -87,6 +94,11 @@ impl Ranged for Axis {
 pub fn ticks(high: f64, count: f64) -> Vec<f64> {
     let step = step(high, count);
     (0..=(high / step * (1.0 + 1e-9)) as usize).map(|tick| tick as f64 * step).collect()
+}
+
+/// Digits after the point that multiples of a round `step` have.
+pub fn decimals(step: f64) -> usize {
+    (-(step.log10() + 1e-9).floor()).clamp(0.0, 9.0) as usize
 }
 
 /// One, two or five times a power of ten.

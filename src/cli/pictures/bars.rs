@@ -1,6 +1,6 @@
 //! Horizontal bars in groups, each with its name before and a note behind it.
 
-use super::axes::ticks;
+use super::axes::{decimals, ticks};
 use super::canvas::{Anchor, Canvas, Edges, shorten, width};
 use super::legend::{self, Entry, Fill};
 use super::theme::{BODY, LINE, MARGIN, SMALL, WIDTH};
@@ -56,11 +56,12 @@ impl Bars {
         let left = MARGIN + labels + 10;
         let right = WIDTH - MARGIN;
         // Pixels to one of the axis: every bar leaves room for its note.
-        let room = |row: &Row| f64::from(right - left - 12 - width(&row.note, SMALL)) / row.length().max(f64::MIN_POSITIVE);
+        let room =
+            |row: &Row| f64::from(right - left - 12 - width(&row.note, SMALL)) / row.length().max(f64::MIN_POSITIVE);
         let scale = self.rows().map(room).fold(f64::INFINITY, f64::min);
         let x = |value: f64| left + (value * scale).round() as i32;
         let ticks = ticks(f64::from(right - left) / scale, 10.0);
-        let decimals = ticks.get(1).map_or(0, |step| (-step.log10().floor()).clamp(0.0, 9.0) as usize);
+        let decimals = ticks.get(1).map_or(0, |&step| decimals(step));
         for &tick in &ticks {
             canvas.line(&[(x(tick), top), (x(tick), bottom)], theme.grid, 1);
             canvas.text(&grouped(tick, decimals), (x(tick), bottom + 12), SMALL, theme.muted, Anchor::Middle);
@@ -91,9 +92,9 @@ impl Bars {
                 canvas.text(&row.note, (end, middle), SMALL, theme.text, Anchor::Left);
                 y += ROW;
             }
+            canvas.line(&[(left, y - ROW * group.rows.len() as i32), (left, y)], theme.muted, 1);
             y += 8;
         }
-        canvas.line(&[(left, top), (left, bottom)], theme.muted, 1);
     }
 }
 

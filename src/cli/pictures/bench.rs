@@ -2,12 +2,13 @@
 
 use alexnet::record::{Bench, BenchResult, Mode};
 
+use super::canvas::MARKERS;
 use super::legend::Stroke;
 use super::lines::{Line, Lines, Point};
 use super::{Chart, Picture};
 use crate::cli::words;
 
-/// More lines than this are divided among several pictures.
+/// More lines than this are divided among several pictures, and so are more looks than there are.
 const LINES: usize = 9;
 
 /// What tells lines apart, in the order of a line's name.
@@ -87,7 +88,7 @@ fn divided<'a>(series: Vec<&'a Series<'a>>) -> Vec<(String, Vec<&'a Series<'a>>)
                     values.push(&series.names[key]);
                 }
             }
-            if series.len() <= LINES || values.len() < 2 {
+            if (series.len() <= LINES && looks(&series).len() <= MARKERS) || values.len() < 2 {
                 return vec![(name, series)];
             }
             let part = |value: &str| {
@@ -102,6 +103,23 @@ fn divided<'a>(series: Vec<&'a Series<'a>>) -> Vec<(String, Vec<&'a Series<'a>>)
     parts
 }
 
+/// What colours and markers tell: everything but the mode, which dashes tell.
+fn looks<'a>(series: &[&'a Series]) -> Vec<[&'a str; 5]> {
+    let mut looks = vec![];
+    for series in series {
+        let look = look(series);
+        if !looks.contains(&look) {
+            looks.push(look);
+        }
+    }
+    looks
+}
+
+fn look<'a>(series: &'a Series) -> [&'a str; 5] {
+    let [program, configuration, model, precision, _, device] = &series.names;
+    [program, configuration, model, precision, device]
+}
+
 fn picture(
     name: &str,
     title: &str,
@@ -113,14 +131,17 @@ fn picture(
     let differs = |key: usize| series.iter().any(|other| other.names[key] != series[0].names[key]);
     let stated = |key: &usize| !series[0].names[*key].is_empty();
     // The device has a line of its own.
-    let same: Vec<&str> = (0..5).filter(|&key| !differs(key)).filter(stated).map(|key| &*series[0].names[key]).collect();
-    let lines = series.iter().enumerate().map(|(index, series)| {
+    let same: Vec<&str> =
+        (0..5).filter(|&key| !differs(key)).filter(stated).map(|key| &*series[0].names[key]).collect();
+    let looks = looks(series);
+    let lines = series.iter().map(|series| {
         let told: Vec<&str> = (0..6)
             .filter(|&key| key == 0 || differs(key))
             .map(|key| &*series.names[key])
             .filter(|name| !name.is_empty())
             .collect();
         let dash = match series.results[0].mode {
+            _ if !differs(MODE) => [0, 0],
             Mode::Compute => [0, 0],
             Mode::Latency => [3, 4],
             Mode::Copied => [8, 4],
@@ -130,11 +151,8 @@ fn picture(
             let (value, reach) = value(result);
             Point { batch_size: result.batch_size, value, reach }
         });
-        Line {
-            name: told.join(", "),
-            stroke: Stroke { color: index, dash, marker: index },
-            points: points.collect(),
-        }
+        let index = looks.iter().position(|other| *other == look(series)).unwrap_or(0);
+        Line { name: told.join(", "), stroke: Stroke { color: index, dash, marker: index }, points: points.collect() }
     });
     let mut subtitle = vec![same.join(", ")];
     if !differs(5) {

@@ -2,11 +2,13 @@
 
 use std::sync::Once;
 
-use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::coord::Shift;
 use plotters::drawing::{DrawingArea, IntoDrawingArea};
 use plotters::element::{Circle, DashedPathElement, PathElement, Polygon, Rectangle};
-use plotters::style::{Color, FontDesc, FontFamily, FontStyle, FontTransform, RGBColor, ShapeStyle, TextStyle, register_font};
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::{
+    Color, FontDesc, FontFamily, FontStyle, FontTransform, RGBColor, ShapeStyle, TextStyle, register_font,
+};
 
 use super::surface::Surface;
 use super::theme::Theme;
@@ -59,7 +61,8 @@ impl Edges {
 impl<'a> Canvas<'a> {
     pub fn new(surface: Surface<'a>, theme: &'static Theme) -> Self {
         let canvas = Canvas { area: surface.into_drawing_area(), theme };
-        canvas.area.fill(&theme.background).expect(IN_MEMORY);
+        let (width, height) = canvas.area.dim_in_pixel();
+        canvas.fill(Edges::new(0, 0, width as i32, height as i32), theme.background);
         canvas
     }
 
@@ -147,7 +150,7 @@ impl<'a> Canvas<'a> {
                 _ => corners(&[(-r, -r / 2), (0, -r), (r, -r / 2), (r, r / 2), (0, r), (-r, r / 2)]),
             }
         };
-        shape(7, self.theme.background);
+        shape(6, self.theme.background);
         shape(5, color);
     }
 

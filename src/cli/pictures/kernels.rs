@@ -10,7 +10,8 @@ use crate::cli::words::{bound, short};
 pub fn pictures(kernels: &Kernels) -> Vec<Picture> {
     let mut parts: Vec<(&str, usize, Vec<&KernelCase>)> = vec![];
     for case in &kernels.cases {
-        let same = |part: &&mut (&str, usize, Vec<&KernelCase>)| (part.0, part.1) == (&*case.precision, case.batch_size);
+        let same =
+            |part: &&mut (&str, usize, Vec<&KernelCase>)| (part.0, part.1) == (&*case.precision, case.batch_size);
         match parts.iter_mut().find(same) {
             Some(part) => part.2.push(case),
             None => parts.push((&case.precision, case.batch_size, vec![case])),
@@ -41,12 +42,21 @@ fn bars(cases: &[&KernelCase]) -> Bars {
         Row {
             label: case.layer.clone(),
             parts: vec![(case.roofline_percentage, Fill::Solid(color(case)))],
-            note: format!("{:.1} %, {} µs{}", case.roofline_percentage, short(case.time_us.median), peers.collect::<String>()),
+            note: format!(
+                "{:.1} %, {} µs{}",
+                case.roofline_percentage,
+                short(case.time_us.median),
+                peers.collect::<String>()
+            ),
         }
     };
     let groups = cases.chunk_by(|a, b| (&a.variant, &a.group) == (&b.variant, &b.group)).map(|cases| Group {
         heading: format!("{}, {}", cases[0].variant, cases[0].group),
         rows: cases.iter().map(row).collect(),
     });
-    Bars { axis: "least time that the ceilings allow over the median time, %".into(), legend: legend.collect(), groups: groups.collect() }
+    Bars {
+        axis: "least time that the ceilings allow over the median time, %".into(),
+        legend: legend.collect(),
+        groups: groups.collect(),
+    }
 }

@@ -14,7 +14,14 @@ pub fn place(points: &[(i32, i32)], sizes: &[(i32, i32)], taken: &[Edges], bound
     for (&point, &size) in points.iter().zip(sizes) {
         let cost = |edges: &Edges| {
             let outside = if bounds.holds(edges) { 0 } else { 1000 };
-            outside + taken.iter().filter(|taken| taken.meets(edges)).count()
+            let crossed = leader(point, edges).map_or(0, |[from, to]| {
+                let at = |part: i32| (from.0 + (to.0 - from.0) * part / 8, from.1 + (to.1 - from.1) * part / 8);
+                let steps = (2..8).map(at).map(|(x, y)| Edges::new(x - 1, y - 1, 2, 2));
+                steps
+                    .filter(|step| taken.iter().any(|taken| taken.meets(step) && !taken.meets(&around(&point))))
+                    .count()
+            });
+            outside + crossed + 3 * taken.iter().filter(|taken| taken.meets(edges)).count()
         };
         let candidates: Vec<Edges> = candidates(point, size).collect();
         // The first of several that are equal.
@@ -23,6 +30,12 @@ pub fn place(points: &[(i32, i32)], sizes: &[(i32, i32)], taken: &[Edges], bound
         places.push(best);
     }
     places
+}
+
+/// The line from a point to a name that does not stand beside it.
+pub fn leader((x, y): (i32, i32), name: &Edges) -> Option<[(i32, i32); 2]> {
+    let near = (x.clamp(name.left, name.right), y.clamp(name.top, name.bottom));
+    ((near.0 - x).abs().max((near.1 - y).abs()) > 12).then_some([(x, y), near])
 }
 
 /// Places around a point, the nearest first.
@@ -60,7 +73,11 @@ mod tests {
             assert!(places.iter().skip(index + 1).all(|other| !other.meets(place)), "{places:?}");
             assert!(!points.iter().any(|&(x, y)| place.meets(&Edges::new(x - 6, y - 6, 12, 12))), "{place:?}");
         }
-        assert_eq!(place(&[(50, 50)], &[(30, 10)], &[], bounds), [Edges::new(59, 45, 30, 10)], "beside it where it can");
+        assert_eq!(
+            place(&[(50, 50)], &[(30, 10)], &[], bounds),
+            [Edges::new(59, 45, 30, 10)],
+            "beside it where it can"
+        );
         assert_eq!(place(&[(590, 50)], &[(30, 10)], &[], bounds), [Edges::new(551, 45, 30, 10)], "on the other side");
     }
 }

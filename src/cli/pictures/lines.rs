@@ -3,7 +3,6 @@
 use super::axes::{Axis, chart, inside};
 use super::canvas::Canvas;
 use super::legend::{self, Entry, Sample, Stroke};
-use crate::cli::words::grouped;
 
 const PLOT: i32 = 440;
 
@@ -49,9 +48,7 @@ impl Lines {
         let ([first, last], [low, high]) = (ends(&mut batches.into_iter()), ends(&mut values.into_iter()));
         let x = Axis::powers_of_two("batch size, images", first, last);
         let y = Axis::fitting(&self.axis, low, high);
-        let decimals = |tick: f64| if tick == 0.0 { 0 } else { (-tick.log10().floor()).clamp(0.0, 6.0) as usize };
-        let step = y.ticks.iter().copied().find(|tick| *tick > 0.0).map_or(0, decimals);
-        let labels: [&dyn Fn(f64) -> String; 2] = [&|tick| grouped(tick, 0), &|tick| grouped(tick, step)];
+        let labels: [&dyn Fn(f64) -> String; 2] = [&|tick| x.label(tick), &|tick| y.label(tick)];
         let chart = chart(canvas, [top + legend::height(&entries), PLOT], [&x, &y], labels);
         let place = |batch_size: usize, value: f64| chart.backend_coord(&(batch_size as f64, value));
         let bottom = inside(&chart).bottom;

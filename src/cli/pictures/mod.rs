@@ -19,16 +19,16 @@ pub mod theme;
 mod timeline;
 
 use std::fs;
-use std::io::Cursor;
 use std::path::Path;
 
 use alexnet::record::Record;
 use alexnet::{Error, Result, file};
+use image::RgbImage;
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::imageops;
-use image::{ImageFormat, RgbImage};
 use plotters::prelude::{BitMapBackend, SVGBackend};
 
-use canvas::{Anchor, Canvas, IN_MEMORY, wrap};
+use canvas::{Anchor, Canvas, IN_MEMORY, shorten, wrap};
 use surface::{FINE, Surface};
 use theme::{BODY, LINE, MARGIN, TITLE, Theme, WIDTH};
 
@@ -53,7 +53,7 @@ enum Chart {
 }
 
 /// Every picture of `records`, each by a name of its own; benchmarks are drawn together.
-pub fn of(records: &[Record]) -> Vec<Picture> {
+pub fn of(records: &[&Record]) -> Vec<Picture> {
     let mut benches = vec![];
     let mut pictures = vec![];
     for record in records {
@@ -93,7 +93,7 @@ pub fn check(folder: &Path) -> Result<()> {
 /// # Errors
 /// [`Error::Output`] with the file's name.
 pub fn write(folder: &Path, records: &[Record]) -> Result<()> {
-    for picture in of(records) {
+    for picture in of(&records.iter().collect::<Vec<_>>()) {
         let path = |extension: &str| folder.join(format!("{}.{extension}", picture.name));
         file::write(&path("svg"), picture.svg(&theme::LIGHT).as_bytes())?;
         file::write(&path("png"), &picture.png(&theme::LIGHT))?;
@@ -137,16 +137,16 @@ impl Picture {
         self.draw(Surface::Fine(BitMapBackend::with_buffer(&mut pixels, (width * FINE, height * FINE))), theme);
         let fine = RgbImage::from_raw(width * FINE, height * FINE, pixels).expect("as many pixels as that");
         let image = imageops::thumbnail(&fine, width * PNG, height * PNG);
-        let mut png = Cursor::new(vec![]);
-        image.write_to(&mut png, ImageFormat::Png).expect("memory takes it");
-        png.into_inner()
+        let mut png = vec![];
+        let encoder = PngEncoder::new_with_quality(&mut png, CompressionType::Default, FilterType::Adaptive);
+        image.write_with_encoder(encoder).expect("memory takes it");
+        png
     }
 
     fn draw(&self, surface: Surface, theme: &'static Theme) {
         let canvas = Canvas::new(surface, theme);
-        for text in wrap(&self.title, TITLE, WIDTH - 2 * MARGIN).first() {
-            canvas.text(text, (MARGIN, MARGIN + 10), TITLE, theme.text, Anchor::Left);
-        }
+        let title = shorten(&self.title, TITLE, WIDTH - 2 * MARGIN);
+        canvas.text(&title, (MARGIN, MARGIN + 10), TITLE, theme.text, Anchor::Left);
         for (index, line) in self.heading().iter().enumerate() {
             let y = MARGIN + 28 + LINE * index as i32 + LINE / 2;
             canvas.text(line, (MARGIN, y), BODY, theme.muted, Anchor::Left);
@@ -158,5 +158,20 @@ impl Picture {
             Chart::Lanes(chart) => chart.draw(&canvas, self.top()),
         }
         canvas.area.present().expect(IN_MEMORY);
+    }
+}
+
+#[cfg(test)]
+mod show {
+    #[test]
+    fn show() {
+        let records = crate::cli::samples::records();
+        let folder = std::path::Path::new("/tmp/h-pictures-out");
+        super::check(folder).unwrap();
+        let t = std::time::Instant::now();
+        super::write(folder, &records).unwrap();
+        println!("pictures {:?}", t.elapsed());
+        crate::cli::page::write(&folder.join("page.html"), &records).unwrap();
+        println!("page {:?}", t.elapsed());
     }
 }

@@ -1,14 +1,14 @@
 //! Steps under the device's roof: what they reach against how much they compute for each byte.
 
-use alexnet::record::{Ceilings, Profile, ProfileStep};
+use alexnet::record::{Ceilings, Profile};
 
 use super::axes::{Axis, chart, inside};
-use super::canvas::{Anchor, Canvas, Edges, width};
+use super::canvas::{Anchor, Canvas, Edges, shorten, width};
 use super::labels;
 use super::legend::{self, Entry, Sample};
 use super::profile::{kind, kinds};
-use super::theme::{LINE, MARGIN, SMALL};
-use crate::cli::words::{grouped, prefixed};
+use super::theme::{LINE, MARGIN, SMALL, WIDTH};
+use crate::cli::words::prefixed;
 
 const PLOT: i32 = 560;
 
@@ -21,7 +21,9 @@ pub struct Roofline {
 }
 
 struct Point {
-    name: String,
+    layer: String,
+    /// Where there are several.
+    tower: Option<usize>,
     /// FLOP a byte.
     intensity: f64,
     flops_per_sec: f64,
@@ -34,13 +36,21 @@ impl Roofline {
         let (mut points, mut without, mut found) = (vec![], vec![], vec![]);
         for (index, track) in profile.tracks.iter().enumerate() {
             for step in track.steps.iter().filter(|step| step.kind != "join") {
-                let name = short_name(step, several.then_some(index));
+                // A step's first layer tells which one it is.
+                let layer = step.name.split(" + ").next().unwrap_or_default().to_string();
+                let tower = several.then_some(index);
                 if step.flops > 0.0 && step.bytes > 0.0 && step.flops_per_sec > 0.0 {
                     let intensity = step.flops / step.bytes;
                     found.push(step);
-                    points.push(Point { name, intensity, flops_per_sec: step.flops_per_sec, kind: kind(&step.kind) });
+                    points.push(Point {
+                        layer,
+                        tower,
+                        intensity,
+                        flops_per_sec: step.flops_per_sec,
+                        kind: kind(&step.kind),
+                    });
                 } else {
-                    without.push(name);
+                    without.push(name(&layer, tower.as_slice()));
                 }
             }
         }
@@ -61,20 +71,21 @@ impl Roofline {
         let ends = |values: &mut dyn Iterator<Item = f64>| {
             values.fold([f64::INFINITY, 0.0], |[low, high], value| [value.min(low), value.max(high)])
         };
-        let [left, right] = ends(&mut self.points.iter().map(|point| point.intensity).chain([ridge / 8.0, ridge * 8.0]));
+        let [left, right] =
+            ends(&mut self.points.iter().map(|point| point.intensity).chain([ridge / 8.0, ridge * 8.0]));
         let [low, _] = ends(&mut self.points.iter().map(|point| point.flops_per_sec).chain([left * memory]));
         let x = Axis::powers_of_ten("arithmetic intensity, FLOP per byte", left / 1.5, right * 1.5);
         let y = Axis::powers_of_ten("reached, FLOP/s", low, *peak * 1.8);
-        let x_label = |tick: f64| if tick >= 1.0 { grouped(tick, 0) } else { tick.to_string() };
-        let chart = chart(canvas, [top, PLOT], [&x, &y], [&x_label, &|tick| round_prefixed(tick)]);
+        let chart = chart(canvas, [top, PLOT], [&x, &y], [&|tick| x.label(tick), &|tick| round_prefixed(tick)]);
         let place = |intensity: f64, rate: f64| chart.backend_coord(&(intensity, rate));
         let bounds = inside(&chart);
         let begin = x.low.max(y.low / memory);
         let roof = [place(begin, begin * memory), place(ridge, *peak), place(x.high, *peak)];
         canvas.line(&roof, theme.text, 2);
         // Both figures stand above the roof, where no point can be.
-        let peak_text = format!("{}: {product}", prefixed(*peak, "FLOP/s"));
-        let memory_text = format!("{}: {copy}", prefixed(*memory, "B/s"));
+        let room = bounds.right - bounds.left - 40;
+        let peak_text = shorten(&format!("{}: {product}", prefixed(*peak, "FLOP/s")), SMALL, room);
+        let memory_text = shorten(&format!("{}: {copy}", prefixed(*memory, "B/s")), SMALL, room);
         canvas.text(&peak_text, (bounds.right - 6, roof[1].1 - 12), SMALL, theme.text, Anchor::Right);
         // To the left of the slope, or as far right as it must to begin within the chart.
         let long = width(&memory_text, SMALL);
@@ -93,30 +104,47 @@ impl Roofline {
             }));
         }
         let places: Vec<_> = self.points.iter().map(|point| place(point.intensity, point.flops_per_sec)).collect();
-        let sizes: Vec<_> = self.points.iter().map(|point| (width(&point.name, SMALL) + 4, 16)).collect();
-        let names = labels::place(&places, &sizes, &taken, bounds);
-        for ((point, &(x, y)), name) in self.points.iter().zip(&places).zip(&names) {
-            let near = (x.clamp(name.left, name.right), y.clamp(name.top, name.bottom));
-            if (near.0 - x).abs().max((near.1 - y).abs()) > 12 {
-                canvas.line(&[(x, y), near], theme.muted, 1);
+        // One name for a layer of several towers where its points are one.
+        let (mut texts, mut named): (Vec<String>, Vec<(i32, i32)>) = (vec![], vec![]);
+        for (index, (point, &at)) in self.points.iter().zip(&places).enumerate() {
+            let near = |other: usize| {
+                let (x, y) = places[other];
+                self.points[other].layer == point.layer && (x - at.0).abs().max((y - at.1).abs()) <= 8
+            };
+            if (0..index).any(near) {
+                continue;
+            }
+            let towers =
+                (index..places.len()).filter(|&other| near(other)).filter_map(|other| self.points[other].tower);
+            texts.push(name(&point.layer, &towers.collect::<Vec<_>>()));
+            named.push(at);
+        }
+        // Points that have no name of their own are kept clear too.
+        taken.extend(places.iter().map(|&(x, y)| Edges::new(x - 6, y - 6, 12, 12)));
+        let sizes: Vec<_> = texts.iter().map(|text| (width(text, SMALL) + 4, 16)).collect();
+        let names = labels::place(&named, &sizes, &taken, bounds);
+        for ((label, &at), name) in texts.iter().zip(&named).zip(&names) {
+            if let Some(leader) = labels::leader(at, name) {
+                canvas.line(&leader, theme.muted, 1);
             }
             let middle = ((name.left + name.right) / 2, (name.top + name.bottom) / 2);
-            canvas.text(&point.name, middle, SMALL, theme.text, Anchor::Middle);
+            canvas.text(label, middle, SMALL, theme.text, Anchor::Middle);
         }
         for (point, &at) in self.points.iter().zip(&places) {
             canvas.marker(point.kind, at, theme.palette[point.kind % theme.palette.len()]);
         }
         if !self.without.is_empty() {
             let text = format!("without arithmetic, not shown: {}", self.without.join(", "));
+            let text = shorten(&text, SMALL, WIDTH - 2 * MARGIN);
             canvas.text(&text, (MARGIN, top + PLOT + LINE / 2), SMALL, theme.muted, Anchor::Left);
         }
     }
 }
 
-/// A step's first layer tells which one it is; with several towers, its number as well.
-fn short_name(step: &ProfileStep, tower: Option<usize>) -> String {
-    let first = step.name.split(" + ").next().unwrap_or_default();
-    tower.map_or(first.to_string(), |tower| format!("{first} ({tower})"))
+/// A layer, and which towers' it is.
+fn name(layer: &str, towers: &[usize]) -> String {
+    let numbers: Vec<String> = towers.iter().map(ToString::to_string).collect();
+    if numbers.is_empty() { layer.into() } else { format!("{layer} ({})", numbers.join(", ")) }
 }
 
 /// `100 G`, `10 T`: a power of ten without digits after the point.

@@ -1,9 +1,9 @@
 //! What pictures are drawn on: SVG, or pixels at several times the size, which are averaged at the end so that edges are
 //! smooth.
 
-use plotters_backend::{BackendColor, BackendCoord, BackendStyle, BackendTextStyle, DrawingBackend, DrawingErrorKind};
 use plotters::prelude::{BitMapBackend, SVGBackend};
 use plotters::style::{FontDesc, TextStyle};
+use plotters_backend::{BackendColor, BackendCoord, BackendStyle, BackendTextStyle, DrawingBackend, DrawingErrorKind};
 
 /// Pixels of the bitmap to one of the picture.
 pub const FINE: u32 = 4;
@@ -46,7 +46,9 @@ fn fine((x, y): BackendCoord) -> BackendCoord {
 /// A backend's own errors do not occur in memory; they are told as one kind.
 fn told<T, E: std::error::Error + Send + Sync + 'static>(result: Result<T, DrawingErrorKind<E>>) -> Drawn<T> {
     result.map_err(|error| match error {
-        DrawingErrorKind::DrawingError(error) => DrawingErrorKind::DrawingError(std::io::Error::other(error.to_string())),
+        DrawingErrorKind::DrawingError(error) => {
+            DrawingErrorKind::DrawingError(std::io::Error::other(error.to_string()))
+        }
         DrawingErrorKind::FontError(error) => DrawingErrorKind::FontError(error),
     })
 }
@@ -119,9 +121,13 @@ impl DrawingBackend for Surface<'_> {
         match self {
             Surface::Svg(svg) => told(svg.draw_text(text, style, at)),
             Surface::Fine(bitmap) => {
-                let font = FontDesc::new(style.family(), style.size() * f64::from(FINE), style.style());
-                let font = font.transform(style.transform());
-                told(bitmap.draw_text(text, &TextStyle { font, color: style.color(), pos: style.anchor() }, fine(at)))
+                let size = style.size() * f64::from(FINE);
+                let font = FontDesc::new(style.family(), size, style.style()).transform(style.transform());
+                // A bitmap's text stands that much higher on its anchor than SVG's.
+                let (dx, dy) = style.transform().transform(0, (0.13 * size) as i32);
+                let (x, y) = fine(at);
+                let style = TextStyle { font, color: style.color(), pos: style.anchor() };
+                told(bitmap.draw_text(text, &style, (x + dx, y + dy)))
             }
         }
     }

@@ -3,13 +3,13 @@
 
 use alexnet::record::{CompareResult, Tower, TowerSpan, TowerWork};
 
-use super::axes::{step, ticks};
+use super::axes::{decimals, step, ticks};
 use super::canvas::{Anchor, Canvas, Edges, shorten, width};
 use super::legend::{self, Entry, Fill, Sample};
 use super::theme::{BODY, LINE, MARGIN, SMALL, WIDTH};
 use crate::cli::words::{grouped, short};
 
-const LANE: i32 = 44;
+const LANE: i32 = 52;
 /// Between lanes that exchange halves: room for arrows.
 const BETWEEN: i32 = 34;
 
@@ -33,7 +33,12 @@ impl Lanes {
         let layout = |result: &CompareResult| {
             let overlap = result.timeline.overlap.map(|overlap| format!(", overlap {:.0} %", 100.0 * overlap));
             Layout {
-                heading: format!("{}: {} ms{}", result.layout, short(result.timeline.total_ms), overlap.unwrap_or_default()),
+                heading: format!(
+                    "{}: {} ms{}",
+                    result.layout,
+                    short(result.timeline.total_ms),
+                    overlap.unwrap_or_default()
+                ),
                 towers: result.timeline.towers.clone(),
             }
         };
@@ -69,7 +74,7 @@ impl Lanes {
 
     fn grid(&self, canvas: &Canvas, [top, bottom]: [i32; 2]) {
         let theme = canvas.theme;
-        let decimals = (-step(self.longest, 8.0).log10().floor()).clamp(0.0, 9.0) as usize;
+        let decimals = decimals(step(self.longest, 8.0));
         for tick in ticks(self.longest, 8.0) {
             let x = self.x(tick);
             canvas.line(&[(x, top), (x, bottom)], theme.grid, 1);
@@ -100,7 +105,8 @@ impl Lanes {
         for (to, tower) in layout.towers.iter().enumerate() {
             for (from, other) in layout.towers.iter().enumerate().filter(|(from, _)| *from != to) {
                 for [ready, received] in exchanges(tower, other) {
-                    let [start, end] = if to < from { [lane(from), lane(to) + LANE] } else { [lane(from) + LANE, lane(to)] };
+                    let [start, end] =
+                        if to < from { [lane(from), lane(to) + LANE] } else { [lane(from) + LANE, lane(to)] };
                     canvas.arrow((self.x(ready), start), (self.x(received), end), theme.text);
                 }
             }
@@ -195,7 +201,8 @@ mod tests {
 
     #[test]
     fn arrows_go_from_ready_to_received() {
-        let first = tower(&[("conv2", 0.0, 0.30), ("join conv3", 0.30, 0.35), ("conv3", 0.35, 0.6), ("join fc8", 0.6, 0.7)]);
+        let first =
+            tower(&[("conv2", 0.0, 0.30), ("join conv3", 0.30, 0.35), ("conv3", 0.35, 0.6), ("join fc8", 0.6, 0.7)]);
         let second = tower(&[("conv2", 0.0, 0.34), ("join conv3", 0.34, 0.35), ("conv3", 0.35, 0.55)]);
         // The second has nothing to wait for before fc8: it was ready with conv3.
         assert_eq!(exchanges(&first, &second), [[0.34, 0.35], [0.55, 0.7]]);
