@@ -22,11 +22,12 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<Outcome> {
     let records = args.records.iter().map(|file| Record::read(file)).collect::<Result<Vec<_>>>()?;
-    page::write(&args.output, &records)?;
+    page::check(&args.output)?;
     if let Some(folder) = &args.pictures {
         pictures::check(folder)?;
         pictures::write(folder, &records)?;
     }
+    page::write(&args.output, &records)?;
     note(&format!("wrote {}", args.output.display()));
     Ok(Outcome::Done)
 }

@@ -158,7 +158,7 @@ pub mod tests {
         names.clear();
         schema(&last, "", &mut names);
         let spread = |name: &str| {
-            ["min", "mean", "median", "p90", "p95", "p99", "max", "cv"]
+            ["min", "mean", "median", "max", "cv", "p90", "p95", "p99"]
                 .map(|figure| format!("{name}.{figure}"))
                 .join(" ")
         };

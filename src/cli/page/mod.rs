@@ -77,3 +77,6 @@ fn figure(picture: &Picture) -> Markup {
 fn figures(records: &[&Record]) -> Markup {
     html! { @for picture in pictures::of(records) { (figure(&picture)) } }
 }
+
+#[cfg(test)]
+mod tests;

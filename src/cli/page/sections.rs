@@ -179,7 +179,7 @@ fn profile(profile: &Profile, figures: &Markup) -> Markup {
     ];
     sums.extend(ceilings(&profile.ceilings));
     html! {
-        h2 { "Profile: " (profile.subject.model) ", " (profile.precision) ", batch " (profile.batch_size) }
+        h2 { "Profile: " (profile.subject.model) @if let Some(split) = &profile.subject.split { ", " (split) } ", " (profile.precision) ", batch " (profile.batch_size) }
         (facts::subject(&profile.subject))
         (facts::list(&sums))
         (figures)

@@ -26,7 +26,7 @@ use alexnet::{Error, Result, file};
 use image::RgbImage;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::imageops;
-use plotters::prelude::{BitMapBackend, SVGBackend};
+use plotters::prelude::{BitMapBackend, Color, SVGBackend};
 
 use canvas::{Anchor, Canvas, IN_MEMORY, shorten, wrap};
 use surface::{FINE, Surface};
@@ -133,7 +133,9 @@ impl Picture {
     /// As PNG, [`PNG`] times as large.
     fn png(&self, theme: &'static Theme) -> Vec<u8> {
         let (width, height) = self.size();
-        let mut pixels = vec![0; 3 * (width * FINE * height * FINE) as usize];
+        // The backend leaves the last row and column out where it fills an area.
+        let (r, g, b) = theme.background.rgb();
+        let mut pixels = [r, g, b].repeat((width * FINE * height * FINE) as usize);
         self.draw(Surface::Fine(BitMapBackend::with_buffer(&mut pixels, (width * FINE, height * FINE))), theme);
         let fine = RgbImage::from_raw(width * FINE, height * FINE, pixels).expect("as many pixels as that");
         let image = imageops::thumbnail(&fine, width * PNG, height * PNG);
@@ -162,16 +164,4 @@ impl Picture {
 }
 
 #[cfg(test)]
-mod show {
-    #[test]
-    fn show() {
-        let records = crate::cli::samples::records();
-        let folder = std::path::Path::new("/tmp/h-pictures-out");
-        super::check(folder).unwrap();
-        let t = std::time::Instant::now();
-        super::write(folder, &records).unwrap();
-        println!("pictures {:?}", t.elapsed());
-        crate::cli::page::write(&folder.join("page.html"), &records).unwrap();
-        println!("page {:?}", t.elapsed());
-    }
-}
+mod tests;

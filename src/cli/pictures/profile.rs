@@ -20,8 +20,9 @@ const KINDS: [(&str, &str); 7] = [
 ];
 
 pub fn pictures(profile: &Profile) -> Vec<Picture> {
+    let split = profile.subject.split.as_ref().map_or(String::new(), |split| format!(", {split}"));
     let subtitle = vec![
-        format!("{}, {}, batch {}", profile.subject.model, profile.precision, profile.batch_size),
+        format!("{}{split}, {}, batch {}", profile.subject.model, profile.precision, profile.batch_size),
         profile.machine.device.clone(),
     ];
     let picture = |name: &str, title: &str, chart: Chart| Picture {

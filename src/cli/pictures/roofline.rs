@@ -98,8 +98,8 @@ impl Roofline {
             Edges::new(bounds.right - 6 - width(&peak_text, SMALL), roof[1].1 - 20, width(&peak_text, SMALL), 16),
         ];
         for pair in roof.windows(2) {
-            taken.extend((0..=40).map(|part| {
-                let along = |from: i32, to: i32| from + (to - from) * part / 40;
+            taken.extend((0..=200).map(|part| {
+                let along = |from: i32, to: i32| from + (to - from) * part / 200;
                 Edges::new(along(pair[0].0, pair[1].0) - 3, along(pair[0].1, pair[1].1) - 3, 6, 6)
             }));
         }
