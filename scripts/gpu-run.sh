@@ -46,7 +46,7 @@ bench)
     done > "$out/bench.json" 2> "$out/bench.txt"
     echo ']' >> "$out/bench.json"
     # One stream against two, on the paper's network.
-    timeout 90 ./alexnet compare --device cuda --precision float16 -b 1,8,64,256 --duration 3 --json --svg "$out/towers.svg" \
+    timeout 90 ./alexnet compare --device cuda --precision float16 -b 1,8,64,256 --duration 3 --json --report "$out/compare.html" \
         > "$out/compare.json" 2>> "$out/bench.txt" || status=$?
     ;;
 *)

@@ -113,7 +113,8 @@ fn what_is_not_known_is_left_out() {
         (result.enqueue_ms, result.compute_ms, result.windows) = (None, None, None);
     }
     let text = text(&page(&[Record::Bench(bench)]).into_string());
-    for part in ["commit", "driver", "clocks", "GPUs", "CPU", "First prediction", "queueing", "computing ms", "failed"] {
+    for part in ["commit", "driver", "clocks", "GPUs", "CPU", "First prediction", "queueing", "computing ms", "failed"]
+    {
         assert!(!text.contains(part), "'{part}' is on the page");
     }
     assert!(text.contains("cublaslt") && text.contains("images/s"));

@@ -175,8 +175,7 @@ fn extreme_records_are_drawn_too() {
     compare.results.clear();
     let mut kernels = samples::kernels();
     kernels.cases.clear();
-    let records =
-        [Record::Bench(bench), Record::Profile(profile), Record::Compare(compare), Record::Kernels(kernels)];
+    let records = [Record::Bench(bench), Record::Profile(profile), Record::Compare(compare), Record::Kernels(kernels)];
     for picture in of(&records.iter().collect::<Vec<_>>()) {
         let svg = picture.svg(&theme::LIGHT);
         Document::parse(&svg).unwrap_or_else(|error| panic!("{}: {error}", picture.name));
