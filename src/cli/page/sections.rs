@@ -32,7 +32,7 @@ fn bench(records: &[&Record]) -> Markup {
         .iter()
         .filter_map(|record| if let Record::Bench(bench) = record { Some(bench) } else { None })
         .collect();
-    let ours = |bench: &Bench, result: &BenchResult| {
+    let ratio = |bench: &Bench, result: &BenchResult| {
         let same = |other: &&BenchResult| {
             (other.mode, other.batch_size, &other.precision) == (result.mode, result.batch_size, &result.precision)
         };
@@ -43,7 +43,7 @@ fn bench(records: &[&Record]) -> Markup {
     let mut rows = vec![];
     for (index, bench) in benches.iter().enumerate() {
         for result in &bench.results {
-            let ratio = if index == 0 { None } else { ours(bench, result) };
+            let ratio = if index == 0 { None } else { ratio(bench, result) };
             rows.push(bench_row(bench, result, ratio));
         }
     }

@@ -34,6 +34,7 @@ impl Axis {
 
     /// Powers of two around positive values.
     pub fn powers_of_two(name: &str, low: f64, high: f64) -> Self {
+        let [low, high] = positive([low, high]);
         let [first, last] = [low.log2().floor() as i32, high.log2().ceil() as i32];
         let step = 1 + (last - first) / 14;
         let ticks = (first..=last).step_by(step as usize).map(|power| 2f64.powi(power)).collect();
@@ -42,6 +43,7 @@ impl Axis {
 
     /// Powers of ten around positive values, with 2 and 5 between them where there are few.
     pub fn powers_of_ten(name: &str, low: f64, high: f64) -> Self {
+        let [low, high] = positive([low, high]);
         let [first, last] = [low.log10().floor() as i32, high.log10().ceil() as i32];
         let between: &[f64] = if last - first <= 3 { &[1.0, 2.0, 5.0] } else { &[1.0] };
         let step = 1 + (last - first) / 14;
@@ -78,7 +80,9 @@ impl Ranged for Axis {
 
     fn map(&self, value: &f64, (begin, end): (i32, i32)) -> i32 {
         let [low, high, value] = [self.low, self.high, *value].map(|value| self.measure(value));
-        begin + ((value - low) / (high - low) * f64::from(end - begin)).round() as i32
+        // What a hostile record holds stays near the chart.
+        let share = ((value - low) / (high - low)).clamp(-1.0, 2.0);
+        begin + (share * f64::from(end - begin)).round() as i32
     }
 
     fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
@@ -88,6 +92,12 @@ impl Ranged for Axis {
     fn range(&self) -> Range<f64> {
         self.low..self.high
     }
+}
+
+/// Ends of a logarithmic axis, whatever a record says.
+fn positive(ends: [f64; 2]) -> [f64; 2] {
+    let [low, high] = ends.map(|end| end.clamp(1e-12, 1e24));
+    [low.min(high), high]
 }
 
 /// Round values from zero up to `high`, at most `count` steps of them.

@@ -10,6 +10,8 @@ const ROW: i32 = 24;
 const BAR: i32 = 16;
 /// The longest name that is not cut.
 const LABEL: i32 = 330;
+/// The longest note that is not cut.
+const NOTE: i32 = 500;
 
 pub struct Bars {
     /// What their length is, with the unit.
@@ -55,12 +57,17 @@ impl Bars {
         let labels = self.rows().map(|row| width(&row.label, SMALL)).max().unwrap_or(0).min(LABEL);
         let left = MARGIN + labels + 10;
         let right = WIDTH - MARGIN;
+        let note = |row: &Row| shorten(&row.note, SMALL, NOTE);
         // Pixels to one of the axis: every bar leaves room for its note.
-        let room =
-            |row: &Row| f64::from(right - left - 12 - width(&row.note, SMALL)) / row.length().max(f64::MIN_POSITIVE);
-        let scale = self.rows().map(room).fold(f64::INFINITY, f64::min);
-        let x = |value: f64| left + (value * scale).round() as i32;
-        let ticks = ticks(f64::from(right - left) / scale, 10.0);
+        let room = |row: &Row| f64::from(right - left - 12 - width(&note(row), SMALL)) / row.length();
+        let scale = self.rows().filter(|row| row.length() > 0.0).map(room).fold(f64::INFINITY, f64::min);
+        let scale = if scale.is_finite() { scale } else { f64::from(right - left) / 100.0 };
+        let x = |value: f64| left + (value * scale).clamp(0.0, f64::from(right - left)).round() as i32;
+        let mut ticks = ticks(f64::from(right - left) / scale, 10.0);
+        // One beyond the longest bar shows where it ends.
+        let longest = self.rows().map(Row::length).fold(0.0, f64::max);
+        let beyond = ticks.iter().position(|tick| *tick >= longest * 0.999).unwrap_or(ticks.len());
+        ticks.truncate(beyond + 1);
         let decimals = ticks.get(1).map_or(0, |&step| decimals(step));
         for &tick in &ticks {
             canvas.line(&[(x(tick), top), (x(tick), bottom)], theme.grid, 1);
@@ -88,8 +95,9 @@ impl Bars {
                     legend::fill(canvas, edges, fill);
                 }
                 let end = x(row.length()) + 6;
-                canvas.fill(Edges::new(end - 2, middle - 8, width(&row.note, SMALL) + 4, 16), theme.background);
-                canvas.text(&row.note, (end, middle), SMALL, theme.text, Anchor::Left);
+                let note = note(row);
+                canvas.fill(Edges::new(end - 2, middle - 8, width(&note, SMALL) + 4, 16), theme.background);
+                canvas.text(&note, (end, middle), SMALL, theme.text, Anchor::Left);
                 y += ROW;
             }
             canvas.line(&[(left, y - ROW * group.rows.len() as i32), (left, y)], theme.muted, 1);

@@ -179,5 +179,8 @@ fn extreme_records_are_drawn_too() {
     for picture in of(&records.iter().collect::<Vec<_>>()) {
         let svg = picture.svg(&theme::LIGHT);
         Document::parse(&svg).unwrap_or_else(|error| panic!("{}: {error}", picture.name));
+        if picture.name == "roofline-2" {
+            picture.png(&theme::DARK); // points far outside of the chart
+        }
     }
 }

@@ -58,7 +58,7 @@ impl Lanes {
 
     /// Where a time stands.
     fn x(&self, ms: f64) -> i32 {
-        MARGIN + (ms / self.longest * f64::from(WIDTH - 3 * MARGIN)).round() as i32
+        MARGIN + ((ms / self.longest).clamp(0.0, 1.0) * f64::from(WIDTH - 3 * MARGIN)).round() as i32
     }
 
     pub fn draw(&self, canvas: &Canvas, top: i32) {
@@ -169,7 +169,7 @@ fn exchanges(tower: &Tower, other: &Tower) -> Vec<[f64; 2]> {
     let others = joins(other);
     let exchange = |(layer, join): (String, TowerSpan)| {
         // Where the other waits for nothing there, it was ready with the last layer that it had computed by then.
-        let computed = other.spans.iter().map(|span| span.end_ms).filter(|end| *end <= join.end_ms).next_back();
+        let computed = other.spans.iter().map(|span| span.end_ms).rfind(|end| *end <= join.end_ms);
         let ready = others.iter().find(|(name, _)| *name == layer).map(|(_, join)| join.begin_ms).or(computed);
         [ready.unwrap_or(join.end_ms).min(join.end_ms), join.end_ms]
     };
