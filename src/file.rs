@@ -44,7 +44,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     file.finish()
 }
 
-/// Finds out whether a file can be created where [`write`] would; nothing stays of it.
+/// Finds out whether a file can be created where [`write()`] would; nothing stays of it.
 ///
 /// # Errors
 /// [`Error::Output`] with the reason.
