@@ -34,6 +34,24 @@ pub(crate) fn read_regular(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
+/// Writes `bytes` as the whole content of a file, which appears under its name once it is complete.
+///
+/// # Errors
+/// [`Error::Output`] if it cannot be written; what stood there stays then.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = PartialFile::create(path)?;
+    file.write_all(bytes).map_err(Error::output(path))?;
+    file.finish()
+}
+
+/// Finds out whether a file can be created where [`write()`] would; nothing stays of it.
+///
+/// # Errors
+/// [`Error::Output`] with the reason.
+pub fn check(path: &Path) -> Result<()> {
+    PartialFile::create(path).map(drop)
+}
+
 /// A file that appears under its name only once it is complete.
 ///
 /// Until [`finish`](Self::finish) it is `NAME.PROCESS-COUNTER.partial` in the same folder, a file that was not there

@@ -55,7 +55,7 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod error;
-mod file;
+pub mod file;
 pub mod image;
 pub mod input;
 mod model;

@@ -6,6 +6,7 @@ mod compare;
 mod cublaslt;
 mod cuda;
 mod failures;
+mod pictures;
 mod predict;
 mod preflight;
 mod profile;

@@ -4,22 +4,20 @@ mod equal;
 mod layout;
 mod report;
 mod rounds;
-mod svg;
 mod table;
 mod towers;
 
-use std::fs::{self, OpenOptions};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use alexnet::net::Variant;
+use alexnet::record::{Compare, CompareResult, Machine, Record, Subject};
 use alexnet::weights::seeded;
 use alexnet::{Device, Error, Fc, Model, Pixels, Precision, Result, Score};
 
 use super::args::{DeviceArgs, ModelArgs, precision_parser, seconds, threads};
-use super::{Outcome, note, print};
+use super::outputs::Outputs;
+use super::{Outcome, note};
 use layout::Layout;
-use report::{LayoutRow, Measurement, Report};
 use rounds::Contender;
 
 #[derive(clap::Args)]
@@ -44,15 +42,8 @@ pub struct Args {
     /// Of the pictures, which are drawn at random.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Print JSON instead of a table.
-    #[arg(long, conflicts_with = "csv")]
-    json: bool,
-    /// Print CSV instead of a table: a row a figure.
-    #[arg(long)]
-    csv: bool,
-    /// Draw what each tower did when into a file named .svg; for several batch sizes, into FILE-bN.svg for each.
-    #[arg(long, value_name = "FILE", value_parser = svg_file)]
-    svg: Option<PathBuf>,
+    #[command(flatten)]
+    outputs: Outputs,
 }
 
 /// A model of every layout, all with the same weights.
@@ -65,9 +56,10 @@ struct Loaded {
 
 pub fn run(args: &Args) -> Result<Outcome> {
     args.check()?;
+    args.outputs.check()?;
     let Loaded { models, on_gpu, checkpoint } = args.load()?;
-    let pictures = args.pictures()?;
     let model = &models[0].1;
+    let machine = Machine::of(model);
     let size = model.network().input_size;
     let fill = |pixels: &mut Pixels| {
         for (index, image) in pixels.chunks_exact_mut(3 * size * size).enumerate() {
@@ -84,30 +76,22 @@ pub fn run(args: &Args) -> Result<Outcome> {
     for &batch in &batches {
         results.extend(measure(&models, batch, args.duration, fill)?);
     }
-    let report = Report {
-        version: env!("CARGO_PKG_VERSION"),
-        model: model.network().variant.name,
-        checkpoint,
+    let mut subject = Subject::of(model.network(), &checkpoint, threads(args.device.workers));
+    subject.deterministic = args.device.deterministic;
+    subject.fc = on_gpu.then(|| Fc::Own.name().into());
+    let compare = Compare {
+        machine,
+        subject,
+        precision: args.precision.name().into(),
         seed: args.seed,
-        precision: args.precision.name(),
-        deterministic: args.device.deterministic,
-        threads: threads(args.device.workers),
-        input_size: size,
         duration_s: args.duration.as_secs_f64(),
-        layouts: models.iter().map(|(layout, model)| LayoutRow::new(*layout, model, on_gpu)).collect(),
+        layouts: models.iter().map(|(layout, model)| report::row(*layout, model, on_gpu)).collect(),
         equal: true,
         logits_compared,
         notes: report::notes(on_gpu),
         results,
     };
-    for (file, batch) in pictures.iter().zip(report.batches()) {
-        fs::write(file, svg::draw(&report, batch)).map_err(Error::output(file))?;
-    }
-    print(&match () {
-        () if args.json => serde_json::to_string_pretty(&report).expect("a report has only strings and numbers") + "\n",
-        () if args.csv => table::csv(&report),
-        () => table::table(&report),
-    })?;
+    args.outputs.write(&[Record::Compare(compare.clone())], || table::table(&compare), || table::csv(&compare))?;
     Ok(Outcome::Done)
 }
 
@@ -117,7 +101,7 @@ fn measure(
     batch: usize,
     duration: Duration,
     fill: impl Fn(&mut Pixels),
-) -> Result<Vec<Measurement>> {
+) -> Result<Vec<CompareResult>> {
     let filled = |model: &Model| {
         let mut pixels = model.pixels(batch)?;
         fill(&mut pixels);
@@ -146,7 +130,7 @@ fn measure(
     for (index, ((rates, timeline), (layout, model))) in rates.into_iter().zip(timelines).zip(models).enumerate() {
         let baseline = (index > 0).then_some(&baseline[..]);
         let memory = model.holdings(batch)?;
-        measurements.push(Measurement::new(*layout, batch, rates, baseline, timeline, memory));
+        measurements.push(report::result(*layout, batch, rates, baseline, timeline, memory));
     }
     Ok(measurements)
 }
@@ -200,32 +184,5 @@ impl Args {
         }
         let checkpoint = name.to_string_lossy().into_owned();
         Ok(Loaded { models, on_gpu: options.device != Device::Cpu, checkpoint })
-    }
-
-    /// The file of each batch size's picture. They are made now: it is no use to find out after minutes that they cannot be.
-    fn pictures(&self) -> Result<Vec<PathBuf>> {
-        let Some(file) = &self.svg else { return Ok(vec![]) };
-        let names: Vec<PathBuf> = match &self.batch_size[..] {
-            [_] => vec![file.clone()],
-            several => {
-                let stem = file.with_extension("");
-                several.iter().map(|batch| PathBuf::from(format!("{}-b{batch}.svg", stem.display()))).collect()
-            }
-        };
-        for name in &names {
-            // What stands there stays until there is something to put in its place.
-            OpenOptions::new().create(true).append(true).open(name).map_err(Error::output(name))?;
-        }
-        Ok(names)
-    }
-}
-
-/// A file named .svg: browsers go by the name, and no checkpoint is overwritten by mistake.
-fn svg_file(text: &str) -> std::result::Result<PathBuf, String> {
-    let path = PathBuf::from(text);
-    if path.extension().is_some_and(|extension| extension == "svg") {
-        Ok(path)
-    } else {
-        Err("a picture's name ends in .svg".into())
     }
 }

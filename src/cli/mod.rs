@@ -8,6 +8,7 @@ mod bench;
 mod compare;
 mod completions;
 mod convert;
+mod filters;
 mod init;
 mod outputs;
 mod pack;
@@ -16,9 +17,13 @@ mod pictures;
 mod predict;
 mod profile;
 mod progress;
+mod report;
 mod rows;
 mod runner;
+#[cfg(test)]
+mod samples;
 mod summary;
+mod words;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -48,12 +53,16 @@ enum Command {
     Init(init::Args),
     /// Rewrite any readable checkpoint as safetensors.
     Convert(convert::Args),
+    /// Draw the first layer's filters.
+    Filters(filters::Args),
     /// Measure images per second and latency.
     Bench(bench::Args),
     /// Measure layouts of one network against each other: whole, in two towers, on several GPUs.
     Compare(compare::Args),
     /// Show where a network's time goes, step by step, beside what the device could do.
     Profile(profile::Args),
+    /// Write a page of tables and pictures from records of earlier runs.
+    Report(report::Args),
     /// Print a shell completion script.
     Completions(completions::Args),
 }
@@ -75,9 +84,11 @@ pub fn main() -> ExitCode {
         Command::Summary(args) => summary::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Filters(args) => filters::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Profile(args) => profile::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Completions(args) => completions::run(&args),
     };
     match result {

@@ -31,6 +31,13 @@ pub struct Compare {
     pub results: Vec<CompareResult>,
 }
 
+impl Compare {
+    /// The results of each batch size, in order.
+    pub fn batches(&self) -> impl Iterator<Item = &[CompareResult]> {
+        self.results.chunk_by(|a, b| a.batch_size == b.batch_size)
+    }
+}
+
 /// A layout, in words.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LayoutRow {

@@ -1,10 +1,8 @@
 //! `alexnet compare` as a process: what it prints and refuses, and that its numbers add up. Speeds are for benchmarks.
 
-use std::fs;
-
 use serde_json::Value;
 
-use super::{Finished, alexnet, alexnet_cuda, csv_rows, str};
+use super::{Finished, alexnet, alexnet_cuda, csv_rows};
 
 /// A narrow network with two groups, for less time than a slice takes.
 const SHORT: [&str; 5] = ["compare", "--checkpoint", "samples/shapes-paper.safetensors", "--duration", "0.02"];
@@ -15,15 +13,8 @@ fn compare(arguments: &[&str]) -> Finished {
 
 #[test]
 fn compare_reports_numbers_that_add_up() {
-    let folder = tempfile::tempdir().unwrap();
-    let picture = folder.path().join("towers.svg");
-    let run = compare(&["-b", "1,3", "--seed", "5", "--json", "--svg", str(&picture)]);
+    let run = compare(&["-b", "1,3", "--seed", "5", "--json"]);
     check_report(&run.expect(0), &["single", "two-stream"], &[1, 3], 1);
-    for batch in [1, 3] {
-        let drawn = fs::read_to_string(folder.path().join(format!("towers-b{batch}.svg"))).unwrap();
-        assert!(drawn.starts_with("<svg") && drawn.contains(&format!("paper, batch {batch}")), "{drawn}");
-    }
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
 }
 
 /// The same on a GPU; single batches are measured apart there.
@@ -40,6 +31,7 @@ fn check_report(json: &str, layouts: &[&str], batches: &[u64], depth: usize) {
     let number = |value: &Value| value.as_f64().unwrap();
     let list = |value: &Value| value.as_array().unwrap().clone();
     assert_eq!((&report["model"], &report["seed"], &report["equal"]), (&"paper".into(), &5.into(), &true.into()));
+    assert_eq!(report["schema"], "alexnet.compare.1");
     // Ten classes, by session and by pipeline.
     assert_eq!(report["logits_compared"], 20 * batches.iter().sum::<u64>());
     let results = list(&report["results"]);
@@ -87,15 +79,12 @@ fn check_report(json: &str, layouts: &[&str], batches: &[u64], depth: usize) {
 
 #[test]
 fn compare_prints_a_table_and_csv() {
-    let folder = tempfile::tempdir().unwrap();
-    let picture = folder.path().join("towers.svg");
     // The same layout twice: no difference, and the same names throughout.
     let layouts = ["--layouts", "single,single", "-b", "2"];
-    let table = compare(&[&layouts[..], &["--svg", str(&picture)]].concat()).expect(0);
+    let table = compare(&layouts).expect(0);
     for part in ["equal: 40 logits", "batch 2", "baseline", "conv5", "joins", "1.7", "inference", "x ("] {
         assert!(table.contains(part), "'{part}' is not in:\n{table}");
     }
-    assert!(fs::read_to_string(&picture).unwrap().ends_with("</svg>\n"));
     let rows = csv_rows(&compare(&[&layouts[..], &["--csv"]].concat()).expect(0));
     let figures = |figure: &str| rows.iter().filter(|row| row["figure"] == figure).count();
     assert_eq!((figures("images_per_second_median"), figures("speed_up_ratio")), (2, 1));
@@ -105,7 +94,6 @@ fn compare_prints_a_table_and_csv() {
 
 #[test]
 fn compare_refuses_what_it_cannot_compare() {
-    let folder = tempfile::tempdir().unwrap();
     compare(&["--split", "two-stream"]).refuse(2, &["--layouts single,two-stream"]);
     compare(&["--fc", "cublaslt"]).refuse(2, &["--fc own", "bit for bit"]);
     for layout in ["two-gpu", "data-parallel"] {
@@ -114,7 +102,5 @@ fn compare_refuses_what_it_cannot_compare() {
     compare(&["--layouts", "three-gpu"]).refuse(2, &["three-gpu", "two-stream"]);
     compare(&["-b", "1,8,1"]).refuse(2, &["--batch-size", "1 twice"]);
     compare(&["--json", "--csv"]).refuse(2, &["--json", "--csv"]);
-    compare(&["--svg", "towers.png"]).refuse(2, &["towers.png", ".svg"]);
-    let nowhere = folder.path().join("none").join("towers.svg");
-    compare(&["-b", "1", "--svg", str(&nowhere)]).refuse(6, &[str(&nowhere)]);
+    compare(&["--report", "towers.svg"]).refuse(2, &["towers.svg", ".html"]);
 }

@@ -2,11 +2,9 @@
 
 use alexnet::{Device, Error, Fc, Options, Result, Split};
 use clap::ValueEnum;
-use serde::Serialize;
 
 /// How a network lies on its devices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Layout {
     /// The whole network on one device; on a GPU both groups of a convolution are one kernel.
     Single,

@@ -1,115 +1,47 @@
-//! What a comparison found, the same for every form in which it is printed; as JSON it is printed as it stands here.
+//! What a comparison found, as a record.
 
+use alexnet::record::{CompareResult, LayoutRow, Memory, Round, Towers};
+use alexnet::statistics::{SpeedUp, Spread};
 use alexnet::{Holding, Model};
-use serde::Serialize;
 
 use super::layout::Layout;
-use super::rounds::{Rates, Round};
-use super::towers::Towers;
-use alexnet::statistics::{SpeedUp, Spread};
+use super::rounds::Rates;
 
-/// A whole comparison.
-#[derive(Serialize)]
-pub struct Report {
-    pub version: &'static str,
-    pub model: &'static str,
-    pub checkpoint: String,
-    /// Of the pictures.
-    pub seed: u64,
-    pub precision: &'static str,
-    pub deterministic: bool,
-    pub threads: usize,
-    pub input_size: usize,
-    /// Asked for, a layout and batch size.
-    pub duration_s: f64,
-    /// The first is what speed-ups are against.
-    pub layouts: Vec<LayoutRow>,
-    /// Always true: a comparison of layouts that differ ends before it is measured.
-    pub equal: bool,
-    /// Of each layout, bit for bit, over all batch sizes.
-    pub logits_compared: usize,
-    /// What the comparison means.
-    pub notes: Vec<&'static str>,
-    /// By batch size, layouts in order.
-    pub results: Vec<Measurement>,
-}
-
-#[derive(Serialize)]
-pub struct LayoutRow {
-    pub layout: Layout,
-    pub meaning: &'static str,
-    pub device: String,
-}
-
-/// A layout at a batch size.
-#[derive(Serialize)]
-pub struct Measurement {
-    pub layout: Layout,
-    pub batch_size: usize,
-    /// Of the rounds, with as many batches under way as the layout takes.
-    pub images_per_second: Spread,
-    /// Of single batches.
-    pub latency_ms: Spread,
-    /// Of images per second against the first layout; none for that one.
-    pub speed_up: Option<SpeedUp>,
-    pub timeline: Towers,
-    pub memory: Vec<Memory>,
-    pub rounds: Vec<Round>,
-}
-
-/// What a pipeline of the layout takes.
-#[derive(Serialize)]
-pub struct Memory {
-    pub place: String,
-    pub weights_bytes: usize,
-    pub buffers_bytes: usize,
-}
-
-impl Report {
-    /// The results of each batch size, in order.
-    pub fn batches(&self) -> impl Iterator<Item = &[Measurement]> {
-        self.results.chunk_by(|a, b| a.batch_size == b.batch_size)
+/// A layout at a batch size; `baseline` is what the first layout did in the same rounds, `None` for the first layout itself.
+pub fn result(
+    layout: Layout,
+    batch_size: usize,
+    rates: Rates,
+    baseline: Option<&[Round]>,
+    timeline: Towers,
+    memory: Vec<Holding>,
+) -> CompareResult {
+    let speeds = |rounds: &[Round]| rounds.iter().map(Round::images_per_second).collect::<Vec<_>>();
+    let own = speeds(&rates.rounds);
+    let memory = memory.into_iter().map(|Holding { place, weights, buffers }| Memory {
+        place,
+        weights_bytes: weights,
+        buffers_bytes: buffers,
+    });
+    CompareResult {
+        layout: layout.name().into(),
+        batch_size,
+        speed_up: baseline.map(|baseline| SpeedUp::of(&own, &speeds(baseline))),
+        images_per_second: Spread::of(own),
+        latency_ms: Spread::of(rates.latencies_ms),
+        timeline,
+        memory: memory.collect(),
+        rounds: rates.rounds,
     }
 }
 
-impl Measurement {
-    /// `baseline` is what the first layout did in the same rounds; `None` for the first layout itself.
-    pub fn new(
-        layout: Layout,
-        batch_size: usize,
-        rates: Rates,
-        baseline: Option<&[Round]>,
-        timeline: Towers,
-        memory: Vec<Holding>,
-    ) -> Self {
-        let speeds = |rounds: &[Round]| rounds.iter().map(Round::images_per_second).collect::<Vec<_>>();
-        let own = speeds(&rates.rounds);
-        let memory = memory.into_iter().map(|Holding { place, weights, buffers }| Memory {
-            place,
-            weights_bytes: weights,
-            buffers_bytes: buffers,
-        });
-        Measurement {
-            layout,
-            batch_size,
-            speed_up: baseline.map(|baseline| SpeedUp::of(&own, &speeds(baseline))),
-            images_per_second: Spread::of(own),
-            latency_ms: Spread::of(rates.latencies_ms),
-            timeline,
-            memory: memory.collect(),
-            rounds: rates.rounds,
-        }
-    }
-}
-
-impl LayoutRow {
-    pub fn new(layout: Layout, model: &Model, on_gpu: bool) -> Self {
-        LayoutRow { layout, meaning: layout.meaning(on_gpu), device: model.device() }
-    }
+/// A layout, in words.
+pub fn row(layout: Layout, model: &Model, on_gpu: bool) -> LayoutRow {
+    LayoutRow { layout: layout.name().into(), meaning: layout.meaning(on_gpu).into(), device: model.device() }
 }
 
 /// What a comparison on a GPU, or on the CPU, means and what it does not.
-pub fn notes(on_gpu: bool) -> Vec<&'static str> {
+pub fn notes(on_gpu: bool) -> Vec<String> {
     let mut notes = vec![
         "This compares inference, by layouts of one network with the same weights on the same pictures; their results are equal \
          bit for bit, so accuracy is no part of it. It says nothing about training.",
@@ -147,18 +79,21 @@ pub fn notes(on_gpu: bool) -> Vec<&'static str> {
          and 1.2 points below those of a net with half as many kernels in each convolutional layer on one GPU, and took slightly \
          less time to train. Those are of training, and of two different nets: not what is measured here.",
     );
-    notes
+    notes.into_iter().map(Into::into).collect()
 }
 
 #[cfg(test)]
 pub mod tests {
     use serde_json::{Value, json};
 
+    use alexnet::record::{Compare, Record};
+
     use super::*;
     use crate::cli::compare::towers;
+    use crate::cli::samples;
 
     /// Two layouts at two batch sizes.
-    pub fn report() -> Report {
+    pub fn report() -> Compare {
         let rates = |seconds: [f64; 4]| Rates {
             rounds: seconds.map(|seconds| Round { images: 80, seconds }).to_vec(),
             latencies_ms: vec![1.0, 1.25],
@@ -173,30 +108,19 @@ pub mod tests {
                 let holding = |place: &&str| Holding { place: place.to_string(), weights: 4_000_000, buffers: 250_000 };
                 let memory = places.iter().map(holding).collect();
                 let baseline = split.then_some(&baseline[..]);
-                results.push(Measurement::new(
-                    layout,
-                    batch_size,
-                    rates,
-                    baseline,
-                    towers::tests::measured(split),
-                    memory,
-                ));
+                results.push(result(layout, batch_size, rates, baseline, towers::tests::measured(split), memory));
             }
         }
         let layouts = [Layout::Single, Layout::TwoStream].map(|layout| LayoutRow {
-            layout,
-            meaning: layout.meaning(false),
+            layout: layout.name().into(),
+            meaning: layout.meaning(false).into(),
             device: "a <fake> & \"quoted\" device".into(),
         });
-        Report {
-            version: "0.1.0",
-            model: "paper",
-            checkpoint: "seed:0".into(),
+        Compare {
+            machine: samples::machine(),
+            subject: samples::subject("paper"),
+            precision: "float32".into(),
             seed: 7,
-            precision: "float32",
-            deterministic: false,
-            threads: 2,
-            input_size: 227,
             duration_s: 3.0,
             layouts: layouts.into(),
             equal: true,
@@ -220,20 +144,21 @@ pub mod tests {
     /// Whoever reads the JSON relies on these names.
     #[test]
     fn the_json_has_these_names() {
-        let json = serde_json::to_value(report()).unwrap();
+        let json: Value = serde_json::from_str(&Record::Compare(report()).json()).unwrap();
         let mut names = vec![];
         let mut last = json["results"][3].clone();
         let join = last["timeline"]["towers"][0]["spans"][2].clone();
         last["timeline"]["towers"][0]["spans"][0].as_object_mut().unwrap().shift_remove("layers");
         schema(&json, "", &mut names);
         names.retain(|name| !name.starts_with("results"));
-        let expected = "version model checkpoint seed precision deterministic threads input_size duration_s layouts[].layout \
-                        layouts[].meaning layouts[].device equal logits_compared notes[]";
+        names.retain(|name| !name.starts_with("machine"));
+        let expected = "schema model checkpoint input_size classes param_count gmacs macts split fc deterministic threads precision \
+                        seed duration_s layouts[].layout layouts[].meaning layouts[].device equal logits_compared notes[]";
         assert_eq!(names, expected.split_whitespace().collect::<Vec<_>>());
         names.clear();
         schema(&last, "", &mut names);
         let spread = |name: &str| {
-            ["min", "mean", "median", "p90", "p95", "p99", "max", "cv"]
+            ["min", "mean", "median", "max", "cv", "p90", "p95", "p99"]
                 .map(|figure| format!("{name}.{figure}"))
                 .join(" ")
         };

@@ -5,8 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use alexnet::record::Round;
 use alexnet::{Pipeline, Pixels, Result};
-use serde::Serialize;
 
 /// Run before anything is counted, and at most as long as is measured.
 const WARM_UP: Duration = Duration::from_millis(200);
@@ -35,19 +35,6 @@ pub struct Rates {
     pub rounds: Vec<Round>,
     /// Of single batches, from host memory to classes.
     pub latencies_ms: Vec<f64>,
-}
-
-/// A slice of work at full speed.
-#[derive(Debug, Clone, Serialize)]
-pub struct Round {
-    pub images: usize,
-    pub seconds: f64,
-}
-
-impl Round {
-    pub fn images_per_second(&self) -> f64 {
-        self.images as f64 / self.seconds
-    }
 }
 
 /// How a batch gets to the device.

@@ -2,28 +2,29 @@
 
 use std::fmt::Write;
 
-use super::report::{Measurement, Report};
-use super::towers::{Tower, TowerWork};
+use alexnet::record::{Compare, CompareResult, Tower, TowerWork};
 use alexnet::statistics::SpeedUp;
+
+use crate::cli::words;
 
 const IN_MEMORY: &str = "writing to a String";
 
 /// Characters to a line of notes.
 const LINE: usize = 110;
 
-pub fn table(report: &Report) -> String {
+pub fn table(report: &Compare) -> String {
     let mut text = String::new();
     for row in &report.layouts {
-        writeln!(text, "{:<14}{}; {}", row.layout.name(), row.meaning, row.device).expect(IN_MEMORY);
+        writeln!(text, "{:<14}{}; {}", row.layout, row.meaning, row.device).expect(IN_MEMORY);
     }
     writeln!(
         text,
         "{}, {}x{} input, {}, weights {}, pictures of seed {}\nequal: {} logits of each layout, bit for bit",
-        report.model,
-        report.input_size,
-        report.input_size,
+        report.subject.model,
+        report.subject.input_size,
+        report.subject.input_size,
         report.precision,
-        report.checkpoint,
+        report.subject.checkpoint,
         report.seed,
         report.logits_compared
     )
@@ -40,7 +41,7 @@ pub fn table(report: &Report) -> String {
     text
 }
 
-fn speeds(text: &mut String, batch: &[Measurement]) {
+fn speeds(text: &mut String, batch: &[CompareResult]) {
     writeln!(
         text,
         "{:<14}{:>10}{:>9}{:>12}{:>10}{:>10}   speed-up",
@@ -53,7 +54,7 @@ fn speeds(text: &mut String, batch: &[Measurement]) {
         writeln!(
             text,
             "{:<14}{:>10.1}{:>7.1} %{:>12.3}{:>10.3}{:>10.3}   {speed_up}",
-            m.layout.name(),
+            &m.layout,
             rate.median,
             100.0 * rate.cv,
             latency.median,
@@ -71,19 +72,19 @@ fn in_words(speed_up: &SpeedUp) -> String {
 }
 
 /// A row a layer and a join, a column a tower, in milliseconds.
-fn towers(text: &mut String, batch: &[Measurement]) {
-    let mut columns: Vec<(String, &Measurement, &Tower)> = vec![];
+fn towers(text: &mut String, batch: &[CompareResult]) {
+    let mut columns: Vec<(String, &CompareResult, &Tower)> = vec![];
     for m in batch {
         for (index, tower) in m.timeline.towers.iter().enumerate() {
             let several = m.timeline.towers.len() > 1;
-            let name = if several { format!("{} {index}", m.layout.name()) } else { m.layout.name().into() };
+            let name = if several { format!("{} {index}", &m.layout) } else { m.layout.clone() };
             columns.push((name, m, tower));
         }
     }
     let rows = rows(columns.iter().map(|(_, _, tower)| *tower));
     // Fused steps have long names.
     let width = rows.iter().map(String::len).max().unwrap_or(0).max("idle at the end".len()) + 2;
-    let line = |text: &mut String, name: &str, cell: &dyn Fn(&Measurement, &Tower) -> String| {
+    let line = |text: &mut String, name: &str, cell: &dyn Fn(&CompareResult, &Tower) -> String| {
         let cells: String = columns.iter().map(|(_, m, tower)| format!("{:>16}", cell(m, tower))).collect();
         writeln!(text, "{name:<width$}{cells}").expect(IN_MEMORY);
     };
@@ -91,7 +92,7 @@ fn towers(text: &mut String, batch: &[Measurement]) {
     writeln!(text, "\n{:<width$}{heading}", "ms").expect(IN_MEMORY);
     for row in &rows {
         line(text, row, &|_, tower| {
-            let spans = tower.spans.iter().filter(|span| label(&span.work) == *row);
+            let spans = tower.spans.iter().filter(|span| words::work(&span.work) == *row);
             let times: Vec<f64> = spans.map(|span| span.ms()).collect();
             if times.is_empty() { String::new() } else { milliseconds(times.iter().sum()) }
         });
@@ -111,7 +112,7 @@ fn rows<'a>(towers: impl Iterator<Item = &'a Tower>) -> Vec<String> {
     let mut rows: Vec<String> = vec![];
     for tower in towers {
         let mut next = 0;
-        for label in tower.spans.iter().map(|span| label(&span.work)) {
+        for label in tower.spans.iter().map(|span| words::work(&span.work)) {
             next = match rows.iter().position(|row| *row == label) {
                 Some(index) => index + 1,
                 None => {
@@ -124,24 +125,16 @@ fn rows<'a>(towers: impl Iterator<Item = &'a Tower>) -> Vec<String> {
     rows
 }
 
-/// `conv1 + relu1`, `join conv3`.
-pub fn label(work: &TowerWork) -> String {
-    match work {
-        TowerWork::Layers { layers } => layers.join(" + "),
-        TowerWork::Join { layer, .. } => format!("join {layer}"),
-    }
-}
-
 fn milliseconds(ms: f64) -> String {
     format!("{ms:.3}")
 }
 
-fn memory(text: &mut String, batch: &[Measurement]) {
+fn memory(text: &mut String, batch: &[CompareResult]) {
     writeln!(text, "\n{:<14}{:>12}{:>12}   place", "MB", "weights", "buffers").expect(IN_MEMORY);
     for m in batch {
         for memory in &m.memory {
             let [weights, buffers] = [memory.weights_bytes, memory.buffers_bytes].map(|bytes| bytes as f64 / 1e6);
-            let name = m.layout.name();
+            let name = &m.layout;
             writeln!(text, "{name:<14}{weights:>12.1}{buffers:>12.1}   {}", memory.place).expect(IN_MEMORY);
         }
     }
@@ -165,12 +158,12 @@ fn wrap(text: &str) -> String {
 
 /// Rows `batch_size,layout,figure,place,layer,value`: a figure's name has its unit; place and layer stand where it is of
 /// a tower, or of a layer there.
-pub fn csv(report: &Report) -> String {
+pub fn csv(report: &Compare) -> String {
     let mut csv = csv::Writer::from_writer(vec![]);
     let mut write = |record: [&str; 6]| csv.write_record(record).expect("memory takes it");
     write(["batch_size", "layout", "figure", "place", "layer", "value"]);
     for m in &report.results {
-        let (batch, layout) = (m.batch_size.to_string(), m.layout.name());
+        let (batch, layout) = (m.batch_size.to_string(), &m.layout);
         let mut figure = |name: &str, place: &str, layer: &str, value: f64| {
             write([&batch, layout, name, place, layer, &value.to_string()]);
         };
@@ -191,7 +184,7 @@ pub fn csv(report: &Report) -> String {
         for tower in &m.timeline.towers {
             for span in &tower.spans {
                 match &span.work {
-                    TowerWork::Layers { .. } => figure("layer_ms", &tower.place, &label(&span.work), span.ms()),
+                    TowerWork::Layers { .. } => figure("layer_ms", &tower.place, &words::work(&span.work), span.ms()),
                     TowerWork::Join { layer, bytes } => {
                         figure("join_ms", &tower.place, layer, span.ms());
                         figure("join_bytes", &tower.place, layer, *bytes as f64);

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use alexnet::record::{Tower, TowerSpan, TowerWork, Towers};
 use alexnet::{Error, Pixels, Result, Session, Span, Timeline, Track, Work};
-use serde::Serialize;
 
 /// Timelines taken of each layout at most and at least, an odd number: the median is one of them.
 const RUNS: usize = 11;
@@ -11,52 +11,6 @@ const FEW_RUNS: usize = 3;
 
 /// What a device's clock leaves open at each reading: CUDA's events tell half microseconds.
 pub const RESOLUTION: Duration = Duration::from_micros(1);
-
-/// The run whose total is the median.
-#[derive(Debug, Clone, Serialize)]
-pub struct Towers {
-    /// From the run's begin to its end.
-    pub total_ms: f64,
-    /// Time in which all towers compute over the computing time of the one that computes least; none for a single tower.
-    pub overlap: Option<f64>,
-    pub towers: Vec<Tower>,
-    /// Totals of all runs, in the order in which they were taken.
-    pub runs_ms: Vec<f64>,
-}
-
-/// A track and its sums: computing, joins and idle are the total.
-#[derive(Debug, Clone, Serialize)]
-pub struct Tower {
-    pub place: String,
-    pub computing_ms: f64,
-    pub joins_ms: f64,
-    /// From its last span to the run's end.
-    pub idle_ms: f64,
-    /// What it got from the other towers.
-    pub exchanged_bytes: usize,
-    pub spans: Vec<TowerSpan>,
-}
-
-#[derive(Debug, Clone, Serialize)]
-pub struct TowerSpan {
-    #[serde(flatten)]
-    pub work: TowerWork,
-    pub begin_ms: f64,
-    pub end_ms: f64,
-}
-
-#[derive(Debug, Clone, Serialize)]
-#[serde(tag = "work", rename_all = "snake_case")]
-pub enum TowerWork {
-    Layers { layers: Vec<&'static str> },
-    Join { layer: &'static str, bytes: usize },
-}
-
-impl TowerSpan {
-    pub fn ms(&self) -> f64 {
-        self.end_ms - self.begin_ms
-    }
-}
 
 /// Takes timelines of all `sessions` on `pixels` in turns, for `duration` each where that leaves three of them or more, and
 /// gives that of each session which took the median time.
@@ -78,47 +32,43 @@ pub fn measure(sessions: &mut [Box<dyn Session>], pixels: &Pixels, duration: Dur
             timelines.push(session.timeline(alexnet::Input::Pixels(pixels))?);
         }
     }
-    timelines.iter().map(|timelines| Towers::of(timelines)).collect()
+    timelines.iter().map(|timelines| towers(timelines)).collect()
 }
 
-impl Towers {
-    /// Of the median of `timelines`, of which there is at least one.
-    fn of(timelines: &[Timeline]) -> Result<Self> {
-        timelines.iter().try_for_each(check)?;
-        let mut order: Vec<usize> = (0..timelines.len()).collect();
-        order.sort_by_key(|&index| timelines[index].total());
-        let median = &timelines[order[(order.len() - 1) / 2]];
-        let total = median.total();
-        Ok(Towers {
-            total_ms: ms(total),
-            overlap: overlap(median),
-            towers: median.tracks.iter().map(|track| Tower::of(track, total)).collect(),
-            runs_ms: timelines.iter().map(|timeline| ms(timeline.total())).collect(),
-        })
-    }
+/// Of the median of `timelines`, of which there is at least one.
+fn towers(timelines: &[Timeline]) -> Result<Towers> {
+    timelines.iter().try_for_each(check)?;
+    let mut order: Vec<usize> = (0..timelines.len()).collect();
+    order.sort_by_key(|&index| timelines[index].total());
+    let median = &timelines[order[(order.len() - 1) / 2]];
+    let total = median.total();
+    Ok(Towers {
+        total_ms: ms(total),
+        overlap: overlap(median),
+        towers: median.tracks.iter().map(|track| tower(track, total)).collect(),
+        runs_ms: timelines.iter().map(|timeline| ms(timeline.total())).collect(),
+    })
 }
 
-impl Tower {
-    fn of(track: &Track, total: Duration) -> Self {
-        let end = track.spans.last().map_or(Duration::ZERO, |span| span.end);
-        let sum = |spans: &mut dyn Iterator<Item = &Span>| ms(spans.map(|span| span.end - span.begin).sum());
-        let bytes = |span: &Span| if let Work::Join { bytes, .. } = span.work { bytes } else { 0 };
-        let spans = track.spans.iter().map(|Span { work, begin, end }| TowerSpan {
-            work: match work {
-                Work::Layers(layers) => TowerWork::Layers { layers: layers.clone() },
-                &Work::Join { layer, bytes } => TowerWork::Join { layer, bytes },
-            },
-            begin_ms: ms(*begin),
-            end_ms: ms(*end),
-        });
-        Tower {
-            place: track.place.clone(),
-            computing_ms: sum(&mut track.spans.iter().filter(|span| computes(span))),
-            joins_ms: sum(&mut track.spans.iter().filter(|span| !computes(span))),
-            idle_ms: ms(total - end),
-            exchanged_bytes: track.spans.iter().map(bytes).sum(),
-            spans: spans.collect(),
-        }
+fn tower(track: &Track, total: Duration) -> Tower {
+    let end = track.spans.last().map_or(Duration::ZERO, |span| span.end);
+    let sum = |spans: &mut dyn Iterator<Item = &Span>| ms(spans.map(|span| span.end - span.begin).sum());
+    let bytes = |span: &Span| if let Work::Join { bytes, .. } = span.work { bytes } else { 0 };
+    let spans = track.spans.iter().map(|Span { work, begin, end }| TowerSpan {
+        work: match work {
+            Work::Layers(layers) => TowerWork::Layers { layers: layers.iter().map(ToString::to_string).collect() },
+            &Work::Join { layer, bytes } => TowerWork::Join { layer: layer.into(), bytes },
+        },
+        begin_ms: ms(*begin),
+        end_ms: ms(*end),
+    });
+    Tower {
+        place: track.place.clone(),
+        computing_ms: sum(&mut track.spans.iter().filter(|span| computes(span))),
+        joins_ms: sum(&mut track.spans.iter().filter(|span| !computes(span))),
+        idle_ms: ms(total - end),
+        exchanged_bytes: track.spans.iter().map(bytes).sum(),
+        spans: spans.collect(),
     }
 }
 
@@ -203,7 +153,7 @@ pub mod tests {
     /// What reports are made from in tests.
     pub fn measured(split: bool) -> Towers {
         let single = Timeline { tracks: vec![track(&[("conv1", 0, 200), ("conv2", 200, 620), ("conv3", 620, 1000)])] };
-        Towers::of(&[if split { two_towers() } else { single }]).unwrap()
+        towers(&[if split { two_towers() } else { single }]).unwrap()
     }
 
     #[test]
@@ -222,7 +172,7 @@ pub mod tests {
     fn times_that_do_not_add_up_are_refused() {
         let refused = |spans: &[(&'static str, u64, u64)]| {
             let timeline = Timeline { tracks: vec![track(&[("conv1", 0, 1000)]), track(spans)] };
-            let error = Towers::of(&[timeline]).unwrap_err();
+            let error = towers(&[timeline]).unwrap_err();
             assert_eq!(error.exit_code(), 7, "{error}");
             error.to_string()
         };
@@ -231,9 +181,9 @@ pub mod tests {
         refused(&[("conv1", 2, 100)]); // begins late
         refused(&[("conv1", 0, 100), ("conv2", 100, 99)]); // backwards
         refused(&[]);
-        Towers::of(&[Timeline { tracks: vec![] }]).unwrap_err();
+        towers(&[Timeline { tracks: vec![] }]).unwrap_err();
         // A device's clock has no more than its resolution.
-        Towers::of(&[Timeline { tracks: vec![track(&[("conv1", 0, 100), ("conv2", 101, 200)])] }]).unwrap();
+        towers(&[Timeline { tracks: vec![track(&[("conv1", 0, 100), ("conv2", 101, 200)])] }]).unwrap();
     }
 
     #[test]
@@ -252,7 +202,7 @@ pub mod tests {
     #[test]
     fn the_median_run_is_shown() {
         let run = |end| Timeline { tracks: vec![track(&[("conv1", 0, end)])] };
-        let towers = Towers::of(&[run(300), run(100), run(200)]).unwrap();
+        let towers = super::towers(&[run(300), run(100), run(200)]).unwrap();
         assert_eq!((towers.total_ms, towers.runs_ms), (0.2, vec![0.3, 0.1, 0.2]));
     }
 }
