@@ -116,6 +116,7 @@ class Record:
             "schema": SCHEMA,
             "machine": machine,
             **subject,
+            "inputs": None,
             "warm_up_s": warm_up,
             "duration_s": duration,
             "iterations": iterations,

@@ -89,6 +89,7 @@ pub fn bench(program: &str, configuration: Option<&str>, speed: f64) -> Bench {
     Bench {
         machine: machine(),
         subject: subject("torchvision"),
+        inputs: None,
         warm_up_s: 0.5,
         duration_s: 3.0,
         iterations: 50,
