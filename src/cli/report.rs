@@ -9,7 +9,7 @@ use super::{Outcome, note, page, pictures};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Records: files that --json, or a script in benches/peers, wrote; speeds are set against the first benchmark's.
+    /// Records: files that --json, or a script in benches/peers, wrote, or of benches/record; speeds are set against the first benchmark's.
     #[arg(value_name = "RECORD.json", required = true)]
     records: Vec<PathBuf>,
     /// The page to write: tables and pictures in one file that opens offline.
@@ -21,7 +21,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<Outcome> {
-    let records = args.records.iter().map(|file| Record::read(file)).collect::<Result<Vec<_>>>()?;
+    let records = args.records.iter().map(|file| Record::read_all(file)).collect::<Result<Vec<_>>>()?.concat();
     page::check(&args.output)?;
     if let Some(folder) = &args.pictures {
         pictures::check(folder)?;

@@ -46,11 +46,26 @@ impl Record {
     /// Reads a file that [`json`](Self::json) was written to.
     ///
     /// # Errors
-    /// [`Error::Usage`] with the file's name where it is missing or no record.
+    /// [`Error::Usage`] with the file's name where it is missing or not one record.
     pub fn read(path: &Path) -> Result<Record> {
+        let records = Self::read_all(path)?;
+        let count = records.len();
+        <[Record; 1]>::try_from(records)
+            .map(|[record]| record)
+            .map_err(|_| Error::Usage(format!("{}: {count} records, where one is wanted", path.display())))
+    }
+
+    /// Reads a file that holds a record, or a list of them as those in `benches/record` do.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the file's name where it is missing or holds anything else.
+    pub fn read_all(path: &Path) -> Result<Vec<Record>> {
         let refused = |reason: String| Error::Usage(format!("{}: {reason}", path.display()));
         let text = fs::read_to_string(path).map_err(|e| refused(e.to_string()))?;
-        serde_json::from_str(&text).map_err(|e| {
+        let is_list = text.trim_start().starts_with('[');
+        let records =
+            if is_list { serde_json::from_str(&text) } else { serde_json::from_str(&text).map(|record| vec![record]) };
+        records.map_err(|e| {
             refused(format!(
                 "no record of a measurement ({e}); take a file that --json or a script in benches/peers wrote"
             ))

@@ -17,16 +17,21 @@ pub struct Peer {
 }
 
 /// # Errors
-/// [`Error::Usage`] naming the file that is missing, or no record of whole networks' speed.
+/// [`Error::Usage`] naming the file that is missing, or has no record of whole networks' speed.
 pub fn read(files: &[PathBuf]) -> Result<Vec<Peer>> {
     let read = |file: &PathBuf| {
         let name = file.display().to_string();
-        match Record::read(file)? {
-            Record::Bench(bench) => Ok(Peer { name, bench }),
-            _ => Err(Error::Usage(format!("{name}: a record of another kind; take one of schema alexnet.bench.1"))),
+        let benches = Record::read_all(file)?.into_iter().filter_map(|record| match record {
+            Record::Bench(bench) => Some(Peer { name: name.clone(), bench }),
+            _ => None,
+        });
+        let benches: Vec<Peer> = benches.collect();
+        if benches.is_empty() {
+            return Err(Error::Usage(format!("{name}: records of other kinds; take one of schema alexnet.bench.1")));
         }
+        Ok(benches)
     };
-    files.iter().map(read).collect()
+    Ok(files.iter().map(read).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
 impl Peer {
