@@ -20,7 +20,7 @@ fn a_records_page_is_that_of_its_run() {
     names.sort();
     assert_eq!(names.join(" "), "layouts.png layouts.svg timeline-b3.png timeline-b3.svg");
     let svg = fs::read_to_string(drawn.join("timeline-b3.svg")).unwrap();
-    assert!(svg.starts_with("<svg") && svg.contains("batch 3") && svg.contains("conv3"), "{svg}");
+    assert!(svg.starts_with("<svg") && svg.contains("batch 3") && svg.contains("tower 1"), "{svg}");
     let again = path("again.html");
     let run = alexnet(["report", str(&record), "-o", str(&again), "--pictures", str(&path("redrawn"))]);
     assert!(run.stderr.contains("again.html"), "{}", run.stderr);
