@@ -53,14 +53,18 @@ fn run() -> Result<(), String> {
     match find_nvcc()? {
         Some(nvcc) => {
             println!("cargo::rerun-if-changed={}", nvcc.display());
-            let inputs = inputs(&nvcc, &kernels, &sources)?;
+            let host = host_arguments(&nvcc)?;
+            let unlowered = |source: &Path| out.join(ptx_name(source)).with_extension("unlowered");
+            let command = |source: &Path| nvcc_command(&nvcc, &host, &kernels, source, &unlowered(source));
+            let commands = sources.iter().map(|source| format!("{:?}\n", command(source))).collect();
+            let inputs = inputs(&nvcc, &kernels, commands)?;
             let is_there = sources.iter().all(|source| out.join(ptx_name(source)).is_file());
             if is_there && fs::read(&made_from).is_ok_and(|before| before == inputs) {
                 return Ok(());
             }
             let _ = fs::remove_file(&made_from); // until all of it is made anew
             for source in &sources {
-                let text = compile(&nvcc, &kernels, source)?;
+                let text = compile(&nvcc, source, command(source), &unlowered(source))?;
                 let path = out.join(ptx_name(source));
                 fs::write(&path, lower(&text)?).map_err(|e| format!("{}: {e}", path.display()))?;
             }
@@ -111,15 +115,11 @@ fn has_extension(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|found| found == extension)
 }
 
-/// Everything that the PTX comes from: this script, nvcc, its commands, and the kernels with all that they include.
-fn inputs(nvcc: &Path, kernels: &Path, sources: &[PathBuf]) -> Result<Vec<u8>, String> {
+/// Everything that the PTX comes from: this script, nvcc, its `commands`, and the kernels with all that they include.
+fn inputs(nvcc: &Path, kernels: &Path, commands: String) -> Result<Vec<u8>, String> {
     let about = fs::metadata(nvcc).map_err(|e| format!("{}: {e}", nvcc.display()))?;
-    let mut inputs =
-        format!("{}{nvcc:?} {} {:?}\n", include_str!("build.rs"), about.len(), about.modified()).into_bytes();
-    for source in sources {
-        let (command, _) = nvcc_command(nvcc, kernels, source)?;
-        inputs.extend(format!("{command:?}\n").bytes());
-    }
+    let about = format!("{nvcc:?} {} {:?}\n", about.len(), about.modified());
+    let mut inputs = [include_str!("build.rs"), &about, &commands].concat().into_bytes();
     for file in files(kernels)?.iter().filter(|path| !has_extension(path, "ptx")) {
         let text = fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
         inputs.extend(format!("{} {}\n", file.display(), text.len()).bytes());
@@ -153,34 +153,37 @@ fn in_path(program: &Path) -> Option<PathBuf> {
     env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
-/// The command that compiles `source`, and the file that it writes.
-fn nvcc_command(nvcc: &Path, kernels: &Path, source: &Path) -> Result<(Command, PathBuf), String> {
-    // With cuda(true) cc gives nvcc's command with the host compiler and its flags. Profile-dependent settings are fixed;
-    // NVCC is set for cc, which looks nowhere else.
+/// Arguments with which nvcc finds and uses a host compiler. With cuda(true) cc gives nvcc's command with them;
+/// profile-dependent settings are fixed.
+fn host_arguments(nvcc: &Path) -> Result<Vec<OsString>, String> {
+    // cc looks for nvcc nowhere else.
     // SAFETY: a build script's main thread is its only one.
     unsafe { env::set_var("NVCC", nvcc) };
     let mut build = cc::Build::new();
     build.cuda(true).debug(false).opt_level(3).warnings(false);
     let tool = build.try_get_compiler().map_err(|e| format!("no host compiler for nvcc: {e}; install gcc or clang"))?;
-    let ptx = PathBuf::from(variable("OUT_DIR")?).join(ptx_name(source)).with_extension("unlowered");
-    // Not tool.to_command(): cc looks for nvcc in variables of its own.
+    Ok(tool.args().to_vec())
+}
+
+/// The command that compiles `source` to the file `ptx`.
+fn nvcc_command(nvcc: &Path, host: &[OsString], kernels: &Path, source: &Path, ptx: &Path) -> Command {
+    // Not cc's tool.to_command(): that looks for nvcc in variables of its own.
     let mut command = Command::new(nvcc);
-    command.args(tool.args()).env_remove("NVCC_PREPEND_FLAGS").env_remove("NVCC_APPEND_FLAGS");
+    command.args(host).env_remove("NVCC_PREPEND_FLAGS").env_remove("NVCC_APPEND_FLAGS");
     // Relative paths: a path in the PTX would make it depend on where the crate lies.
     let relative = source.strip_prefix(kernels).expect("sources lie below the folder");
     command.current_dir(kernels).args(["-ptx", "-std=c++17", "-Werror", "all-warnings"]);
-    command.arg(format!("-arch={ARCH}")).arg("-o").arg(&ptx).arg(relative);
-    Ok((command, ptx))
+    command.arg(format!("-arch={ARCH}")).arg("-o").arg(ptx).arg(relative);
+    command
 }
 
-fn compile(nvcc: &Path, kernels: &Path, source: &Path) -> Result<String, String> {
-    let (mut command, ptx) = nvcc_command(nvcc, kernels, source)?;
-    let _ = fs::remove_file(&ptx); // an nvcc that writes nothing must not pass with an earlier file
+fn compile(nvcc: &Path, source: &Path, mut command: Command, ptx: &Path) -> Result<String, String> {
+    let _ = fs::remove_file(ptx); // an nvcc that writes nothing must not pass with an earlier file
     let output = command.output().map_err(|e| format!("{}: cannot be run: {e}", nvcc.display()))?;
     if !output.status.success() {
         return Err(failure(source, &command, &output));
     }
-    fs::read_to_string(&ptx).map_err(|e| format!("{} wrote no PTX for {}: {e}", nvcc.display(), source.display()))
+    fs::read_to_string(ptx).map_err(|e| format!("{} wrote no PTX for {}: {e}", nvcc.display(), source.display()))
 }
 
 fn failure(source: &Path, command: &Command, output: &Output) -> String {

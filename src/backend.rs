@@ -162,7 +162,8 @@ pub struct Done {
 pub struct BatchTimes {
     /// Host time that submitting it took.
     pub enqueue: Duration,
-    /// Pixels to the device; none where it held them already, and on the CPU.
+    /// Pixels to the device; none where it held them already, and on the CPU. Of two GPUs from the first copy's begin to the
+    /// last one's end, by which the first GPU may be computing.
     pub copy_in: Option<Interval>,
     /// From the first kernel to the classes on the device.
     pub compute: Interval,

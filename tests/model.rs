@@ -251,6 +251,9 @@ fn precisions_and_devices_that_are_not_there() {
         assert!(error.exit_code() == 2 && error.to_string().contains(part), "{text}: {error}");
     }
     assert_eq!("cuda".parse::<Device>().unwrap(), Device::Cuda(vec![0]));
+    for device in [Device::Auto, Device::Cpu, Device::Cuda(vec![0]), Device::Cuda(vec![2, 0])] {
+        assert_eq!(device.to_string().parse::<Device>().unwrap(), device);
+    }
     assert_eq!("cuda:3".parse::<Device>().unwrap(), Device::Cuda(vec![3]));
     assert_eq!("cuda:2,0".parse::<Device>().unwrap(), Device::Cuda(vec![2, 0]));
     for (ordinals, part) in [(vec![], "names none"), (vec![2, 2], "cuda:2 is named twice")] {

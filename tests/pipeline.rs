@@ -171,14 +171,15 @@ fn overflows_are_computed_again_in_float32() {
     }
 }
 
-/// Two batches a slot, with pixels copied and then with those that the device holds: what comes out, and the times.
+/// Two batches of one image a slot, with pixels copied, and one with those that the device holds: what comes out, and the
+/// times.
 fn twice_a_slot(model: &Model, pipeline: &mut dyn Pipeline) -> Vec<(bool, Vec<Scored>, Option<BatchTimes>)> {
     let (depth, mut waiting, mut done) = (pipeline.depth(), VecDeque::new(), vec![]);
-    for batch in 0..4 * depth {
+    for batch in 0..3 * depth {
         let resident = batch >= 2 * depth;
         match (waiting.pop_front(), resident) {
             (Some(pixels), true) => pipeline.resubmit(pixels).unwrap(),
-            _ => pipeline.submit(pictures(model, 2 * (batch % depth), 2)).unwrap(),
+            _ => pipeline.submit(pictures(model, batch % depth, 1)).unwrap(),
         }
         if batch + 1 - done.len() == depth {
             let collected = pipeline.collect().unwrap().expect("one is under way");
@@ -199,22 +200,24 @@ fn parts_of_a_batch_are_timed() {
     let mut layouts = vec![(Device::Cpu, None), (Device::Cpu, Some(Split::TwoStream)), cuda(&[0], None)];
     layouts.push(cuda(&[0], Some(Split::TwoStream)));
     if crate::device::second().is_some() {
-        layouts.extend([cuda(&[0, 1], None), cuda(&[0, 1], Some(Split::TwoGpu))]);
+        layouts.push(cuda(&[0, 1], Some(Split::TwoGpu)));
     }
     // Events tell time in float32 milliseconds.
     let slack = Duration::from_micros(1);
     for (device, split) in layouts {
         let (what, copies) = (format!("{device:?}, {split:?}"), device != Device::Cpu);
-        let alone = device != Device::Cuda(vec![0, 1]) || split.is_some();
-        let model = Model::demo(&Options { device, split, input_size: Some(71), ..Options::default() }).unwrap();
-        let mut pipeline = model.pipeline(2, 3, Score::Logit).unwrap();
+        // What an emulated device is quickest in.
+        let precision = if copies { Precision::Float16 } else { Precision::Float32 };
+        let options = Options { device, split, precision, input_size: Some(63), ..Options::default() };
+        let model = Model::demo(&options).unwrap();
+        let mut pipeline = model.pipeline(1, 3, Score::Logit).unwrap();
         let untimed = twice_a_slot(&model, &mut *pipeline);
         assert!(untimed.iter().all(|(.., times)| times.is_none()), "{what}");
         let begin = Instant::now();
         pipeline.time().unwrap();
         let timed = twice_a_slot(&model, &mut *pipeline);
         let wall = begin.elapsed() + slack;
-        assert_eq!((timed.len(), untimed.len()), (4 * pipeline.depth(), 4 * pipeline.depth()), "{what}");
+        assert_eq!((timed.len(), untimed.len()), (3 * pipeline.depth(), 3 * pipeline.depth()), "{what}");
         let mut before = Duration::ZERO;
         for (batch, ((resident, scored, times), (_, expected, _))) in timed.iter().zip(&untimed).enumerate() {
             let what = format!("{what}, batch {batch}");
@@ -227,17 +230,20 @@ fn parts_of_a_batch_are_timed() {
                 parts.iter().all(|part| part.begin <= part.end) && compute.begin < compute.end,
                 "{what}: {parts:?}"
             );
-            assert!(parts.is_sorted_by(|a, b| a.end <= b.begin + slack), "{what}: {parts:?}");
+            // The second of two devices may get its pixels when the first one computes.
+            let ordered = |a: &alexnet::Interval, b: &alexnet::Interval| match split {
+                Some(Split::TwoGpu) => a.begin <= b.begin + slack && a.end <= b.end + slack,
+                _ => a.end <= b.begin + slack,
+            };
+            assert!(parts.is_sorted_by(ordered), "{what}: {parts:?}");
             let end = parts.last().expect("there is one").end;
             assert!(end <= wall, "{what}: {parts:?} in {wall:?}");
-            if alone {
-                assert!(before <= compute.begin + slack, "{what}: {compute:?}, the batch before till {before:?}");
-                before = end;
-            }
+            assert!(before <= compute.begin + slack, "{what}: {compute:?}, the batch before till {before:?}");
+            before = end;
         }
         // Later clocks begin anew.
         pipeline.time().unwrap();
-        pipeline.submit(pictures(&model, 0, 2)).unwrap();
+        pipeline.submit(pictures(&model, 0, 1)).unwrap();
         let again = pipeline.collect().unwrap().unwrap();
         assert_eq!(again.scored, untimed[0].1, "{what}");
         assert!(again.times.unwrap().compute.begin < wall, "{what}");

@@ -52,18 +52,19 @@ fn bench_reports_compute_and_end_to_end() {
 /// Every part of a batch on a device, for each precision and mode; all switches are on record.
 #[test]
 fn bench_times_the_parts_of_a_batch_on_a_device() {
-    let arguments = ["samples/shapes/star/0.jpg", "-b", "2", "--device", "cuda", "--precision", "float32,float16"];
-    let more = ["--input-size", "71", "--fc", "own", "--split", "two-stream", "--deterministic", "--json"];
-    let run = alexnet_cuda(short(&[&arguments[..], &more].concat()));
+    let arguments = ["samples/shapes/star/0.jpg", "-b", "1", "--device", "cuda", "--precision", "bfloat16,float16"];
+    let more = ["--input-size", "63", "--fc", "own", "--split", "two-stream", "--deterministic", "--json"];
+    let times = ["--duration", "0.01", "--warmup", "0.001", "--iterations", "1"];
+    let run = alexnet_cuda([&["bench"], &arguments[..], &more, &DEMO, &times].concat());
     let report = report(&run.expect(0));
     assert_eq!((&report["split"], &report["fc"]), (&"two-stream".into(), &"own".into()));
-    assert_eq!((&report["deterministic"], &report["input_size"]), (&true.into(), &71.into()));
+    assert_eq!((&report["deterministic"], &report["input_size"]), (&true.into(), &63.into()));
     assert_eq!(report["machine"]["gpus"].as_array().unwrap().len(), 1, "{}", report["machine"]);
     assert!(report["machine"]["versions"]["cuda"].as_str().unwrap().contains('.'), "{}", report["machine"]);
     let results = report["results"].as_array().unwrap();
     let kinds = results.iter().map(|r| (r["precision"].as_str().unwrap(), r["mode"].as_str().unwrap()));
     let modes = ["latency", "compute", "copied", "end_to_end"];
-    assert!(kinds.eq(["float32", "float16"].iter().flat_map(|&precision| modes.map(|mode| (precision, mode)))));
+    assert!(kinds.eq(["bfloat16", "float16"].iter().flat_map(|&precision| modes.map(|mode| (precision, mode)))));
     for result in results {
         for part in ["enqueue_ms", "h2d_ms", "compute_ms", "d2h_ms"] {
             if part == "h2d_ms" && result["mode"] == "compute" {
@@ -102,7 +103,7 @@ fn bench_stands_beside_peers_and_starts_cold() {
     let differs = format!("{} was measured with CPU threads: 1, this run 2", peer.display());
     assert!(table.stderr.contains(&differs), "{}", table.stderr);
     let table = table.expect(0);
-    assert!(table.contains("cold start: ") && table.contains("1 processes"), "{table}");
+    assert!(table.contains("cold start: ") && table.contains("1 process)"), "{table}");
     assert!(table.contains("float32, compute, batch 1") && !table.contains("compute, batch 2"), "{table}");
     let row = table.lines().find(|line| line.trim_start().starts_with("another")).expect("the peer's row");
     assert!(row.split_whitespace().last().unwrap().parse::<f64>().unwrap() > 0.0, "{row}");

@@ -130,11 +130,12 @@ fn measure(model: &Model, precision: Precision, args: &Args, files: &Files) -> R
             let steps = in_memory::measure(model, mode, batch_size, &args.measuring)?;
             results.push(steps.result(mode, precision, batch_size, &args.measuring.percentile));
         }
+        note_given_up(model, &mut told);
         if !args.inputs.is_empty() {
             let steps = end_to_end::measure(model, batch_size, args, files)?;
             results.push(steps.result(Mode::EndToEnd, precision, batch_size, &args.measuring.percentile));
         }
-        note_given_up(model, &mut told);
+        told = model.given_up().len(); // which its runner has said
     }
     Ok(results)
 }
@@ -155,8 +156,8 @@ impl Args {
             subject,
             inputs: (!self.inputs.is_empty()).then(|| Inputs {
                 names: self.inputs.iter().map(|input| input.to_string_lossy().into_owned()).collect(),
-                exif: self.decode.exif().into(),
-                decoder: self.decode.decoder().into(),
+                exif: self.decode.exif(),
+                decoder: self.decode.decoder(),
             }),
             warm_up_s: warmup.as_secs_f64(),
             duration_s: duration.as_secs_f64(),

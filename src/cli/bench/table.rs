@@ -50,8 +50,10 @@ pub fn table<'a>(mut benches: impl Iterator<Item = &'a Bench>, percentiles: &[f6
         let Spread { min, median, max, .. } = &start.first_prediction_ms;
         writeln!(
             text,
-            "\ncold start: {median:.1} ms to the first prediction ({min:.1} to {max:.1}, {} processes)\n{}",
-            start.processes, start.how
+            "\ncold start: {median:.1} ms to the first prediction ({min:.1} to {max:.1}, {} process{})\n{}",
+            start.processes,
+            if start.processes == 1 { "" } else { "es" },
+            start.how
         )
         .expect(IN_MEMORY);
     }
