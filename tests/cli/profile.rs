@@ -68,12 +68,15 @@ fn check_record(json: &str, tracks: usize) -> Value {
     record
 }
 
+/// From, to, and what.
+type Slice = (f64, f64, String);
+
 /// Every rule of the trace event format that viewers rely on; names of the complete events, by thread.
 fn check_trace(text: &str) -> HashMap<String, Vec<String>> {
     let trace: Value = serde_json::from_str(text).unwrap();
     let mut threads: HashMap<(u64, u64), String> = HashMap::new();
     let mut processes = HashSet::new();
-    let mut slices: HashMap<(u64, u64), Vec<(f64, f64, String)>> = HashMap::new();
+    let mut slices: HashMap<(u64, u64), Vec<Slice>> = HashMap::new();
     let mut flows: HashMap<u64, Vec<(String, f64)>> = HashMap::new();
     for event in list(&trace["traceEvents"]) {
         let whole = |name: &str| event[name].as_u64().unwrap_or_else(|| panic!("no {name}: {event}"));
@@ -119,7 +122,7 @@ fn check_trace(text: &str) -> HashMap<String, Vec<String>> {
         let phases: Vec<&str> = flow.iter().map(|(phase, _)| &**phase).collect();
         assert!(phases == ["s", "f"] && flow[0].1 <= flow[1].1, "{id}: {flow:?}");
     }
-    let names = |slices: &[(f64, f64, String)]| slices.iter().map(|(.., name)| name.clone()).collect();
+    let names = |slices: &[Slice]| slices.iter().map(|(.., name)| name.clone()).collect();
     slices.iter().map(|(at, slices)| (threads[at].clone(), names(slices))).collect()
 }
 

@@ -143,6 +143,6 @@ mod tests {
         let heading = "track place step kind kernel input_shape output_shape params mult_adds flops bytes runs ms_min ms_mean \
                        ms_median ms_p90 ms_p95 ms_p99 ms_max ms_cv percentage flops_per_sec bytes_per_sec roofline_percentage bound";
         assert_eq!(reader.headers().unwrap(), heading.split_whitespace().collect::<Vec<_>>());
-        assert_eq!(reader.records().map(|row| row.unwrap()).count(), 4);
+        assert_eq!(reader.records().collect::<Result<Vec<_>, _>>().unwrap().len(), 4);
     }
 }

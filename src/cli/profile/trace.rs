@@ -55,6 +55,9 @@ fn device(place: &str) -> &str {
     }
 }
 
+/// A track of the pipeline: its number, what it does, its name, and its part of a batch.
+type Part = (usize, &'static str, &'static str, fn(&BatchTimes) -> Option<Interval>);
+
 struct Trace {
     events: Vec<Value>,
     /// Devices, whose numbers count from 1.
@@ -139,7 +142,7 @@ impl Trace {
         };
         let flops: f64 = profile.tracks.iter().flat_map(|track| &track.steps).map(|step| step.flops).sum();
         let images = profile.batch_size;
-        let parts: [(usize, &str, &str, fn(&BatchTimes) -> Option<Interval>); 3] = [
+        let parts: [Part; 3] = [
             (COMPUTE, "compute", "batches: compute", |times| Some(times.compute)),
             (COPIES_IN, "copy in", "batches: copies, host to device", |times| times.copy_in),
             (COPIES_OUT, "copy out", "batches: copies, device to host", |times| times.copy_out),
