@@ -8,7 +8,8 @@
 #   bash run.sh all OUT            correctness, then bench
 #
 # Of records.json scripts/record.py makes a file of benches/record. BENCH_SECONDS and PEERS_SECONDS, 240 and 200, are about what
-# the two parts of bench take; PYTHON is a python3 with PyTorch and JAX.
+# the two parts of bench take; PYTHON is a python3 with PyTorch and JAX. To see that it works without a GPU:
+#   BENCH_DEVICE=cpu BENCH_PRECISION=float32 BENCH_PRECISIONS=float32 BENCH_BATCHES=1 BENCH_DURATION=0.1 bash run.sh bench OUT
 set -uo pipefail
 slice=$1
 mkdir -p "$2"
@@ -50,29 +51,29 @@ record() {
 }
 
 bench() {
-    local status=0 variant precision kernels
+    local status=0 variant kernels
     records=$(mktemp -d)
-    local total=${BENCH_SECONDS:-240}
+    local total=${BENCH_SECONDS:-240} precision=${BENCH_PRECISION:-float16}
+    local precisions=${BENCH_PRECISIONS:-float32,tf32,float16,bfloat16} batches=${BENCH_BATCHES:-1,8,64,256,1024}
     for variant in torchvision paper half single-tower caffe caffenet; do
-        record "bench-$variant" $((total / 3)) ./alexnet bench -m "$variant" --device "$device" --precision float32,tf32,float16,bfloat16 \
-            -b "${BENCH_BATCHES:-1,8,64,256,1024}" --duration "${BENCH_DURATION:-0.3}" --json
+        record "bench-$variant" $((total / 3)) ./alexnet bench -m "$variant" --device "$device" \
+            --precision "$precisions" -b "$batches" --duration "${BENCH_DURATION:-0.3}" --json
     done
-    record compare $((total / 4)) ./alexnet compare --device "$device" --precision float16 -b "${BENCH_BATCHES:-1,8,64,256}" \
+    record compare $((total / 4)) ./alexnet compare --device "$device" --precision "$precision" -b "${BENCH_BATCHES:-1,8,64,256}" \
         --duration "${BENCH_DURATION:-2}" --json
     for variant in torchvision paper; do
-        record "profile-$variant" 30 ./alexnet profile -m "$variant" --device "$device" --precision float16 \
-            -b "${PROFILE_BATCH:-256}" --json --trace "$out/trace-$variant.json"
+        record "profile-$variant" 30 ./alexnet profile -m "$variant" --device "$device" --precision "$precision" \
+            -b "${BENCH_BATCHES:-256}" --json --trace "$out/trace-$variant.json"
     done
     for kernels in conv fc pool_lrn preprocess; do
-        ALEXNET_BENCH_DEVICE=$device ALEXNET_BENCH_RECORD=$records/kernels.json ALEXNET_BENCH_PRECISIONS=${BENCH_PRECISIONS:-float16} \
+        ALEXNET_BENCH_DEVICE=$device ALEXNET_BENCH_RECORD=$records/kernels.json ALEXNET_BENCH_PRECISIONS=$precision \
             timeout $((total / 3)) ./bench-$kernels --bench >> "$out/bench.txt" 2>&1 || status=$?
     done
     local peers=${PEERS_SECONDS:-200}
     timeout $((peers + 60)) "$python" peers/torch_gpu.py --alexnet ./alexnet -o "$records/torch.json" --folder "$records/work" \
-        --precisions float16,tf32,float32,bfloat16 -b "${BENCH_BATCHES:-1,8,64,256,1024}" --duration 0.3 --budget $((peers * 3 / 4)) \
-        ${PEERS_ARGUMENTS:-} >> "$out/bench.txt" 2>&1 || status=$?
+        --device "${device%%:*}" --precisions "$precisions" -b "$batches" --duration 0.3 --budget $((peers * 3 / 4)) >> "$out/bench.txt" 2>&1 || status=$?
     timeout $((peers / 4 + 60)) "$python" peers/jax_gpu.py --alexnet ./alexnet -o "$records/jax.json" --folder "$records/work" \
-        --precisions float16,float32 -b "${BENCH_BATCHES:-1,64,256}" --duration 0.3 --budget $((peers / 4)) >> "$out/bench.txt" 2>&1 || status=$?
+        --precisions "$precision,float32" -b "${BENCH_BATCHES:-1,64,256}" --duration 0.3 --budget $((peers / 4)) >> "$out/bench.txt" 2>&1 || status=$?
     ./alexnet report "$records"/*.json -o "$out/report.html" 2>> "$out/bench.txt" || status=$?
     "$python" -c 'import json, sys; json.dump([json.load(open(name)) for name in sys.argv[1:]], sys.stdout)' "$records"/*.json \
         > "$out/records.json" || status=$?

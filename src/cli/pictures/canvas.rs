@@ -33,7 +33,7 @@ pub enum Anchor {
 }
 
 /// Shapes that differ without colour.
-pub const MARKERS: usize = 7;
+pub const MARKERS: usize = 8;
 
 /// A box by its edges, the right and lower ones outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,6 +146,11 @@ impl<'a> Canvas<'a> {
                 5 => {
                     corners(&[(-thin, -r), (thin, -r), (thin, r), (-thin, r)]);
                     corners(&[(-r, -thin), (r, -thin), (r, thin), (-r, thin)]);
+                }
+                6 => {
+                    let (far, near) = (r + 1 - thin, r);
+                    corners(&[(-near, -far), (-far, -near), (near, far), (far, near)]);
+                    corners(&[(near, -far), (far, -near), (-near, far), (-far, near)]);
                 }
                 _ => corners(&[(-r, -r / 2), (0, -r), (r, -r / 2), (r, r / 2), (0, r), (-r, r / 2)]),
             }
