@@ -73,7 +73,7 @@ bench() {
     timeout $((peers + 60)) "$python" peers/torch_gpu.py --alexnet ./alexnet -o "$records/torch.json" --folder "$records/work" \
         --device "${device%%:*}" --precisions "$precisions" -b "$batches" --duration 0.3 --budget $((peers * 3 / 4)) >> "$out/bench.txt" 2>&1 || status=$?
     timeout $((peers / 4 + 60)) "$python" peers/jax_gpu.py --alexnet ./alexnet -o "$records/jax.json" --folder "$records/work" \
-        --precisions "$precision,float32" -b "${BENCH_BATCHES:-1,64,256}" --duration 0.3 --budget $((peers / 4)) >> "$out/bench.txt" 2>&1 || status=$?
+        --precisions "$precisions" -b "${BENCH_BATCHES:-1,64,256}" --duration 0.3 --budget $((peers / 4)) >> "$out/bench.txt" 2>&1 || status=$?
     ./alexnet report "$records"/*.json -o "$out/report.html" 2>> "$out/bench.txt" || status=$?
     "$python" -c 'import json, sys; json.dump([json.load(open(name)) for name in sys.argv[1:]], sys.stdout)' "$records"/*.json \
         > "$out/records.json" || status=$?
