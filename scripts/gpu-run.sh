@@ -7,9 +7,9 @@
 #   bash run.sh bench OUT          networks, layouts, profiles and kernels, then PyTorch and JAX: records.json, report.html, traces
 #   bash run.sh all OUT            correctness, then bench
 #
-# Of records.json scripts/record.py makes a file of benches/record. BENCH_SECONDS and PEERS_SECONDS, 240 and 200, are about what
-# the two parts of bench take; PYTHON is a python3 with PyTorch and JAX. To see that it works without a GPU:
-#   BENCH_DEVICE=cpu BENCH_PRECISION=float32 BENCH_PRECISIONS=float32 BENCH_BATCHES=1 BENCH_DURATION=0.1 bash run.sh bench OUT
+# Of records.json scripts/record.py makes a file of benches/record. bench takes BENCH_SECONDS (540) at most: what tells most comes
+# first, and what no longer fits is left out and said. records.json is there after the first part and grows, so that a run that is
+# stopped keeps what it has. PYTHON is a python3 with PyTorch and JAX, whose cuDNN and cuBLASLt are used where the system has none.
 set -uo pipefail
 slice=$1
 mkdir -p "$2"
@@ -42,42 +42,82 @@ sanitizer() {
     return $status
 }
 
-# A command that writes a record, within a time; one that fails leaves no record, and its message in the log.
-record() {
-    local name=$1 seconds=$2
-    shift 2
+# Runs a command for at most so many seconds, and no longer than bench has left. What it prints goes to the log.
+limited() {
+    local left=$((deadline - SECONDS)) most=$1
+    shift
     echo "== $*" >> "$out/bench.txt"
-    timeout "$seconds" "$@" > "$records/$name.json" 2>> "$out/bench.txt" || { status=$?; rm -f "$records/$name.json"; }
+    if [ "$left" -lt 10 ]; then
+        echo "left out, for lack of time: $*" | tee -a "$out/bench.txt" >&2
+        status=124
+        return 1
+    fi
+    timeout "$((most < left ? most : left))" "$@" 2>> "$out/bench.txt" || { status=$?; return 1; }
+}
+
+# Puts what there is into records.json, whose reader sees the old one or the new one.
+gather() {
+    "$python" -c 'import json, sys; json.dump([json.load(open(name)) for name in sys.argv[1:]], sys.stdout)' "$records"/*.json \
+        > "$records/all" 2>> "$out/bench.txt" && mv "$records/all" "$out/records.json" || status=$?
+}
+
+# A command that prints a record; one that fails leaves none.
+record() {
+    local name=$1 most=$2
+    shift 2
+    if limited "$most" "$@" > "$records/$name.json"; then gather; else rm -f "$records/$name.json"; fi
+}
+
+# The kernel benchmarks, which add to one record case by case.
+kernels() {
+    export ALEXNET_BENCH_DEVICE=$device ALEXNET_BENCH_RECORD=$records/kernels.json ALEXNET_BENCH_PRECISIONS=${BENCH_PRECISIONS:-float16}
+    export ALEXNET_BENCH_BATCHES=${KERNEL_BATCHES:-1,256}
+    limited "$2" "./bench-$1" --bench --noplot --nresamples 1000 --warm-up-time 0.1 --measurement-time 0.3 >> "$out/bench.txt"
+    gather
+}
+
+# A script of peers/, which writes its record result by result and stops by itself when its budget is spent.
+peer() {
+    local name=$1 most=$2
+    shift 2
+    limited "$((most + 60))" "$python" "peers/${name}_gpu.py" --alexnet ./alexnet -o "$records/$name.json" --folder "$work" \
+        --duration 0.3 --budget "$most" "$@" >> "$out/bench.txt"
+    gather
+}
+
+# All modes of a network.
+networks() {
+    record "bench-$1-$2" "$3" ./alexnet bench -m "$1" --device "$device" --precision "$2" -b "${BENCH_BATCHES:-1,8,64,256,1024}" \
+        --duration "${BENCH_DURATION:-0.3}" --json
+}
+
+profiles() {
+    record "profile-$1" 30 ./alexnet profile -m "$1" --device "$device" --precision float16 -b "${PROFILE_BATCH:-256}" --json \
+        --trace "$out/trace-$1.json"
 }
 
 bench() {
-    local status=0 variant kernels
-    records=$(mktemp -d)
-    local total=${BENCH_SECONDS:-240} precision=${BENCH_PRECISION:-float16}
-    local precisions=${BENCH_PRECISIONS:-float32,tf32,float16,bfloat16} batches=${BENCH_BATCHES:-1,8,64,256,1024}
-    for variant in torchvision paper half single-tower caffe caffenet; do
-        record "bench-$variant" $((total / 3)) ./alexnet bench -m "$variant" --device "$device" \
-            --precision "$precisions" -b "$batches" --duration "${BENCH_DURATION:-0.3}" --json
-    done
-    record compare $((total / 4)) ./alexnet compare --device "$device" --precision "$precision" -b "${BENCH_BATCHES:-1,8,64,256}" \
-        --duration "${BENCH_DURATION:-2}" --json
-    for variant in torchvision paper; do
-        record "profile-$variant" 30 ./alexnet profile -m "$variant" --device "$device" --precision "$precision" \
-            -b "${BENCH_BATCHES:-256}" --json --trace "$out/trace-$variant.json"
-    done
-    for kernels in conv fc pool_lrn preprocess; do
-        ALEXNET_BENCH_DEVICE=$device ALEXNET_BENCH_RECORD=$records/kernels.json ALEXNET_BENCH_PRECISIONS=$precision \
-            timeout $((total / 3)) ./bench-$kernels --bench >> "$out/bench.txt" 2>&1 || status=$?
-    done
-    local peers=${PEERS_SECONDS:-200}
-    timeout $((peers + 60)) "$python" peers/torch_gpu.py --alexnet ./alexnet -o "$records/torch.json" --folder "$records/work" \
-        --device "${device%%:*}" --precisions "$precisions" -b "$batches" --duration 0.3 --budget $((peers * 3 / 4)) >> "$out/bench.txt" 2>&1 || status=$?
-    timeout $((peers / 4 + 60)) "$python" peers/jax_gpu.py --alexnet ./alexnet -o "$records/jax.json" --folder "$records/work" \
-        --precisions "$precisions" -b "${BENCH_BATCHES:-1,64,256}" --duration 0.3 --budget $((peers / 4)) >> "$out/bench.txt" 2>&1 || status=$?
-    ./alexnet report "$records"/*.json -o "$out/report.html" 2>> "$out/bench.txt" || status=$?
-    "$python" -c 'import json, sys; json.dump([json.load(open(name)) for name in sys.argv[1:]], sys.stdout)' "$records"/*.json \
-        > "$out/records.json" || status=$?
-    rm -rf "$records"
+    local status=0 deadline=$((SECONDS + ${BENCH_SECONDS:-540})) records work precision variant libraries
+    records=$(mktemp -d) work=$(mktemp -d)
+    # PyTorch's packages bring NVIDIA's libraries. Those of the system come first.
+    libraries=$("$python" -c 'import glob, site; print(":".join(sorted(p for d in site.getsitepackages() + [site.getusersitepackages()] for p in glob.glob(d + "/nvidia/*/lib"))))' 2>/dev/null)
+    [ -z "$libraries" ] || export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$libraries
+    # A record a precision: one that is cut off takes no other with it.
+    for precision in float16 tf32 float32 bfloat16; do networks torchvision $precision 40; done
+    profiles torchvision
+    kernels conv 70
+    kernels fc 45
+    peer torch 120 --precisions float16,tf32,float32,bfloat16 -b "${BENCH_BATCHES:-1,8,64,256,1024}" ${PEERS_ARGUMENTS:-}
+    record compare 60 ./alexnet compare --device "$device" --precision float16 -b "${COMPARE_BATCHES:-1,64,256}" \
+        --duration "${BENCH_DURATION:-1}" --json
+    networks paper float16 40
+    profiles paper
+    kernels pool_lrn 40
+    kernels preprocess 20
+    peer jax 40 --precisions float16,float32 -b "${BENCH_BATCHES:-1,64,256}"
+    for variant in half single-tower caffe caffenet; do networks $variant float16 40; done
+    ./alexnet report "$out/records.json" -o "$out/report.html" 2>> "$out/bench.txt" || status=$?
+    rm -rf "$records" "$work"
     return $status
 }
 

@@ -2,7 +2,7 @@
 //! `docs/hardware.md`.
 //!
 //! Operands are those of our own kernels: NHWC activations, KRSC filters, float32 sums. The algorithm is the fastest that cuDNN
-//! itself measures.
+//! itself measures, of those that add a bias and a ReLU.
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
@@ -253,9 +253,7 @@ impl Convolution {
             graph: None,
             cudnn: Rc::clone(cudnn),
         };
-        convolution.algorithm = convolution.fastest()?;
-        convolution.run(0)?; // a first run may load a kernel, which no capture allows
-        cudnn.lane.wait().map_err(|e| e.to_string())?;
+        convolution.choose()?;
         let mut refused = Ok(());
         let enqueue = || {
             refused = (0..convolution.runs).try_for_each(|run| convolution.run(run % count));
@@ -305,8 +303,9 @@ impl Convolution {
         ptr::with_exposed_provenance_mut(memory.device_ptr(stream).0 as usize)
     }
 
-    /// The algorithm that cuDNN finds fastest by running all of them. Its kind of products is set, too.
-    fn fastest(&self) -> Result<sys::cudnnConvolutionFwdAlgo_t, String> {
+    /// Sets algorithm and kind of products to those that cuDNN finds fastest by running all of them. It looks at the convolution
+    /// alone: what does not take a bias and a ReLU as well is passed over.
+    fn choose(&mut self) -> Result<(), String> {
         const MOST: usize = sys::cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_COUNT as usize;
         let Problem { input, filter, conv, output, .. } = &self.problem;
         let Set { input: x, filter: w, output: y } = self.sets[0];
@@ -334,11 +333,19 @@ impl Convolution {
         };
         status.result().map_err(|e| failed("looking for an algorithm", e))?;
         let good = |perf: &&sys::cudnnConvolutionFwdAlgoPerf_t| perf.status.result().is_ok();
-        let best = found[..count as usize].iter().find(good).ok_or("cuDNN has no algorithm")?;
-        // SAFETY: the descriptor is alive.
-        let set = unsafe { result::set_convolution_math_type(conv.0, best.mathType) };
-        set.map_err(|e| failed("choosing an algorithm", e))?;
-        Ok(best.algo)
+        let mut refused = "cuDNN has no algorithm".to_string();
+        for perf in found[..count as usize].iter().filter(good) {
+            // SAFETY: the descriptor is alive.
+            let set = unsafe { result::set_convolution_math_type(self.problem.conv.0, perf.mathType) };
+            set.map_err(|e| failed("choosing an algorithm", e))?;
+            self.algorithm = perf.algo;
+            // A first run may load a kernel, which no capture allows.
+            match self.run(0) {
+                Ok(()) => return self.cudnn.lane.wait().map_err(|e| e.to_string()),
+                Err(reason) => refused = reason,
+            }
+        }
+        Err(refused)
     }
 
     /// Queues a run on set `set`.
@@ -346,7 +353,7 @@ impl Convolution {
         let Problem { input, filter, conv, bias, output, activation } = &self.problem;
         let Set { input: x, filter: w, output: y } = self.sets[set];
         let (one, zero) = (1f32, 0f32);
-        // SAFETY: as in `fastest`; scalars are float32 on the host. Times zero the output is added, which cuDNN allows.
+        // SAFETY: as in `choose`; scalars are float32 on the host. Times zero the output is added, which cuDNN allows.
         let started = unsafe {
             result::convolution_bias_activation_forward(
                 self.cudnn.handle,

@@ -117,7 +117,7 @@ impl Bench {
         let Bench { criterion, clock, report, choice } = self;
         let mut group = criterion.benchmark_group(name);
         group.sample_size(SAMPLES);
-        let mut measured = vec![];
+        let mut taken = vec![];
         for case in cases {
             let Case { variant, layer, precision, batch, demands, make, peers } = case;
             let flops: f64 = demands.iter().map(Demand::flops).sum();
@@ -138,16 +138,17 @@ impl Bench {
                     Err(reason) => report.note(format!("no {library}: {reason}")),
                 }
             }
-            measured.push(Measured { variant, layer, precision, batch, demands, how, times_us, peers: beside });
+            let measured = Measured { variant, layer, precision, batch, demands, how, times_us, peers: beside };
+            taken.push(report.take(name, measured, choice));
         }
         group.finish();
-        report.take(name, measured, choice);
+        report.show(&taken);
     }
 
     /// Criterion's last word, and the record where one is asked for.
     pub fn finish(self) {
         self.criterion.final_summary();
-        self.report.write();
+        self.report.finish();
     }
 }
 

@@ -54,16 +54,13 @@ impl Report {
         }
     }
 
-    /// Shows and keeps what a group has measured.
-    pub fn take(&mut self, group: &str, measured: Vec<Measured>, choice: &Choice) {
-        if measured.is_empty() {
-            return;
-        }
-        if measured.iter().any(|case| case.times_us.len() < SAMPLES) {
+    /// Keeps what was measured of `group`, in the record's file too: a run that is stopped loses no case that is done.
+    pub fn take(&mut self, group: &str, measured: Measured, choice: &Choice) -> KernelCase {
+        if measured.times_us.len() < SAMPLES {
             self.note(format!("cases of {group} ran less than {SAMPLES} times: a test, not a measurement"));
         }
         if self.kernels.get().is_none() {
-            let opened = open_record(self.path.as_deref(), &measured[0], choice);
+            let opened = open_record(self.path.as_deref(), &measured, choice);
             let opened = opened.unwrap_or_else(|reason| {
                 eprintln!("error: {reason}");
                 std::process::exit(2)
@@ -71,21 +68,26 @@ impl Report {
             let _ = self.kernels.set(opened);
         }
         let kernels = self.kernels.get_mut().expect("just opened");
+        let name = measured.precision.name();
+        let ceilings = match kernels.ceilings(name) {
+            Some(ceilings) => ceilings.clone(),
+            None => {
+                let ceilings = ceilings(measured.precision, choice);
+                kernels.ceilings.push((name.into(), ceilings.clone()));
+                ceilings
+            }
+        };
+        let case = kernel_case(group, measured, &ceilings);
+        kernels.add(case.clone());
+        self.write();
+        case
+    }
+
+    /// Shows the cases of a group.
+    pub fn show(&self, cases: &[KernelCase]) {
+        let (Some(kernels), false) = (self.kernels.get(), cases.is_empty()) else { return };
         println!("\n{}", row(&HEADER.map(String::from)));
-        for case in measured {
-            let name = case.precision.name();
-            let ceilings = match kernels.ceilings(name) {
-                Some(ceilings) => ceilings.clone(),
-                None => {
-                    let ceilings = ceilings(case.precision, choice);
-                    kernels.ceilings.push((name.into(), ceilings.clone()));
-                    ceilings
-                }
-            };
-            let case = kernel_case(group, case, &ceilings);
-            println!("{}", row(&columns(&case)));
-            kernels.add(case);
-        }
+        cases.iter().for_each(|case| println!("{}", row(&columns(case))));
         for (name, Ceilings { flops_per_sec, product, bytes_per_sec, copy }) in &kernels.ceilings {
             let (tera, giga) = (flops_per_sec / 1e12, bytes_per_sec / 1e9);
             println!("{name}: at most {tera:.3} TFLOP/s ({product}) and {giga:.0} GB/s ({copy})");
@@ -93,15 +95,21 @@ impl Report {
         println!();
     }
 
-    /// Writes the record where one is asked for.
-    pub fn write(self) {
-        let (Some(path), Some(mut kernels)) = (self.path, self.kernels.into_inner()) else { return };
-        self.notes.into_iter().for_each(|note| kernels.note(note));
-        if let Err(error) = kernels.write(&path) {
+    /// Says where the record is, where one was asked for.
+    pub fn finish(mut self) {
+        self.write(); // notes of the last peers
+        if let (Some(path), Some(_)) = (self.path, self.kernels.get()) {
+            eprintln!("recorded in {}", path.display());
+        }
+    }
+
+    fn write(&mut self) {
+        let (Some(path), Some(kernels)) = (&self.path, self.kernels.get_mut()) else { return };
+        self.notes.iter().for_each(|note| kernels.note(note.clone()));
+        if let Err(error) = kernels.clone().write(path) {
             eprintln!("error: {error}");
             std::process::exit(6);
         }
-        eprintln!("recorded in {}", path.display());
     }
 }
 

@@ -120,7 +120,7 @@ def compare(args):
                    "--bizCode", "alexnet"])  # fmt: skip
     peers = [Peer(name, args) for name in args.runtimes]
     versions = {CONFIGURATIONS[peer.name][0]: peer.version for peer in peers}
-    machine = records.machine("alexnet and CPU runtimes, interleaved", f"CPU, {args.threads} threads, float32", versions, False)
+    machine = records.machine("alexnet and CPU runtimes, interleaved", f"CPU, {args.threads} threads, float32", versions)
     notes = [
         f"Interleaved: {args.rounds} rounds, in each a turn of {args.duration} s for every program; the others are stopped "
         "meanwhile. samples_per_sec is of all turns together.",

@@ -129,12 +129,10 @@ def main():
     task = tasks.prepare(args.alexnet, args.model, args.folder)
     on_gpu = jax.default_backend() == "gpu"
     device = jax.devices()[0]
-    cores = len(jax.devices("cpu"))
-    machine = records.machine(
-        f"jax {jax.__version__}", f"{device.platform}:{device.id} ({device.device_kind})", {"jax": jax.__version__}, on_gpu
-    )
+    name = device.device_kind if on_gpu else None
+    machine = records.machine(f"jax {jax.__version__}", f"{device.platform}:{device.id} ({device.device_kind})", {"jax": jax.__version__}, name)
     notes = ["From uint8 pixels (N, H, W, 3) to the best class, NHWC, one jit; logits agree with alexnet's."]
-    record = records.Record(args.output, machine, task.subject(cores), args.warmup, args.duration, args.iterations, notes)
+    record = records.Record(args.output, machine, task.subject(machine["cores"]), args.warmup, args.duration, args.iterations, notes)
     left_out = []
     for precision, size in itertools.product(args.precisions, map(int, args.batch_sizes)):
         name = f"jit, {precision}, batch {size}"

@@ -28,18 +28,17 @@ def spread(values):
 
 
 def windows(seconds, images):
-    """Speeds of the last three of the equal windows of a measurement, and whether each is within 10 % of their mean."""
-    ends = np.cumsum(seconds)
+    """Speeds of the last three windows of a measurement, which is divided into three to ten of equal length, as many as have five
+    steps each, and whether each is within 10 % of their mean. A step that two share counts in each by its part of the time."""
     if len(seconds) < 3:
         return None
-    edges = np.linspace(0, ends[-1], 4)
-    places = np.searchsorted(ends, edges[1:-1], side="left")
-    parts = np.split(np.asarray(seconds), places + 1)
-    if min(map(len, parts)) == 0:
-        return None
-    speeds = [images * len(part) / part.sum() for part in parts]
-    mean = np.mean(speeds)
-    return {"samples_per_sec": speeds, "stable": bool(all(abs(speed - mean) <= 0.1 * mean for speed in speeds))}
+    count = min(max(len(seconds) // 5, 3), 10)
+    ends = np.concatenate([[0.0], np.cumsum(seconds)])
+    edges = np.linspace(0, ends[-1], count + 1)
+    done = np.interp(edges, ends, images * np.arange(len(ends)))
+    speeds = (np.diff(done) / (ends[-1] / count))[-3:]
+    mean = speeds.mean()
+    return {"samples_per_sec": speeds.tolist(), "stable": bool((abs(speeds - mean) <= 0.1 * mean).all())}
 
 
 def result(program, configuration, mode, precision, batch_size, seconds, parts=None):
@@ -86,12 +85,13 @@ def gpu(ordinal=0):
     return name, driver, clocks
 
 
-def machine(program, device, versions, on_gpu):
+def machine(program, device, versions, gpu_name=None):
+    """What a record is measured on: the first GPU where it has a name, else the CPU."""
     cpu = None
     if Path("/proc/cpuinfo").exists():
         names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         cpu = names[0] if names else None
-    name, driver, clocks = gpu() if on_gpu else (None, None, None)
+    name, driver, clocks = gpu() if gpu_name else (None, None, None)
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "program": program,
@@ -100,7 +100,7 @@ def machine(program, device, versions, on_gpu):
         "cpu": cpu,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "device": device,
-        "gpus": [name] if name else [],
+        "gpus": [name or gpu_name] if gpu_name else [],
         "driver": driver,
         "clocks": clocks,
         "versions": {"python": platform.python_version(), "numpy": np.__version__, **versions},

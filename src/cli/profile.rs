@@ -6,12 +6,11 @@ mod table;
 mod trace;
 mod trtexec;
 
-use std::fs::{self, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use alexnet::record::Record;
-use alexnet::{Device, Error, Precision, Result, Split};
+use alexnet::record::{Machine, Record};
+use alexnet::{Device, Error, Precision, Result, Split, file};
 
 use super::args::{DeviceArgs, ModelArgs, precision_parser, seconds};
 use super::outputs::Outputs;
@@ -47,25 +46,25 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<Outcome> {
     args.outputs.check()?;
-    for file in args.trtexec.iter().chain(&args.trace) {
-        // What stands there stays until there is something to put in its place.
-        OpenOptions::new().create(true).append(true).open(file).map_err(Error::output(file))?;
+    if args.trace.is_some() && args.trace == args.trtexec {
+        return Err(Error::Usage("--trtexec and --trace name one file; give each its own".into()));
     }
+    args.trtexec.iter().chain(&args.trace).try_for_each(|path| file::check(path))?;
     let checkpoint = args.model.checkpoint.clone().unwrap_or_else(|| "seed:0".into());
     let model = ModelArgs { checkpoint: Some(checkpoint.clone()), ..args.model };
     let model = model.load(&args.first_device(), args.precision, None)?;
     let batch = args.batch_size as usize;
+    let machine = Machine::of(&model);
     let measured = measure::measure(&model, batch, args.seed, args.duration, args.trace.is_some())?;
-    let profile = report::profile(&model, args, &checkpoint.to_string_lossy(), &measured)?;
+    let profile = report::profile(&model, machine, args, &checkpoint.to_string_lossy(), &measured)?;
     for line in report::warnings(&profile) {
         note(&line);
     }
-    let write = |file: &Path, text: String| fs::write(file, text).map_err(Error::output(file));
-    if let Some(file) = &args.trtexec {
-        write(file, trtexec::export(&profile))?;
+    if let Some(path) = &args.trtexec {
+        file::write(path, trtexec::export(&profile).as_bytes())?;
     }
-    if let Some(file) = &args.trace {
-        write(file, trace::draw(&profile, &measured))?;
+    if let Some(path) = &args.trace {
+        file::write(path, trace::draw(&profile, &measured).as_bytes())?;
     }
     let records = [Record::Profile(profile)];
     let Record::Profile(profile) = &records[0] else { unreachable!("just made") };

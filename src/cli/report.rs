@@ -9,7 +9,7 @@ use super::{Outcome, note, page, pictures};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Records: files that --json, or a script in benches/peers, wrote, or of benches/record; speeds are set against the first benchmark's.
+    /// Records: files that --json, or a script in benches/peers, wrote, or of benches/record; speeds are set against the first benchmark's of the same network.
     #[arg(value_name = "RECORD.json", required = true)]
     records: Vec<PathBuf>,
     /// The page to write: tables and pictures in one file that opens offline.

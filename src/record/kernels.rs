@@ -1,15 +1,13 @@
 //! Single kernels beside what the vendor's libraries do for the same layer.
 
-use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::profile::{Bound, Ceilings};
 use super::{Machine, Record};
-use crate::file::PartialFile;
 use crate::statistics::Spread;
-use crate::{Error, Result};
+use crate::{Error, Result, file};
 
 /// A run of the kernel benchmarks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -114,10 +112,7 @@ impl Kernels {
     /// # Errors
     /// [`Error::Output`] where it cannot be written.
     pub fn write(self, path: &Path) -> Result<()> {
-        let json = Record::Kernels(self).json();
-        let mut file = PartialFile::create(path)?;
-        file.write_all(json.as_bytes()).map_err(Error::output(path))?;
-        file.finish()
+        file::write(path, Record::Kernels(self).json().as_bytes())
     }
 }
 

@@ -9,7 +9,6 @@ mod kernels;
 mod machine;
 mod profile;
 
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -21,7 +20,10 @@ pub use machine::{Clocks, Machine};
 pub use profile::{Bound, Ceilings, Profile, ProfileStep, ProfileTrack};
 
 use crate::net::Network;
-use crate::{Error, Result};
+use crate::{Error, Result, file};
+
+/// Of a file that is read: thousands of records.
+const MOST_BYTES: u64 = 256 << 20;
 
 /// Any record, told from the others by its `schema`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -61,7 +63,8 @@ impl Record {
     /// [`Error::Usage`] with the file's name where it is missing or holds anything else.
     pub fn read_all(path: &Path) -> Result<Vec<Record>> {
         let refused = |reason: String| Error::Usage(format!("{}: {reason}", path.display()));
-        let text = fs::read_to_string(path).map_err(|e| refused(e.to_string()))?;
+        let bytes = file::read_regular(path, MOST_BYTES).map_err(refused)?;
+        let text = String::from_utf8(bytes).map_err(|e| refused(e.to_string()))?;
         let is_list = text.trim_start().starts_with('[');
         let records =
             if is_list { serde_json::from_str(&text) } else { serde_json::from_str(&text).map(|record| vec![record]) };

@@ -5,6 +5,7 @@ use std::time::Instant;
 use alexnet::record::Mode;
 use alexnet::weights::seeded;
 use alexnet::{BatchTimes, Model, Pipeline, Pixels, Result, Score};
+use rayon::prelude::*;
 
 use super::Measuring;
 use super::steps::Steps;
@@ -21,12 +22,16 @@ impl Round {
     fn new(model: &Model, mode: Mode, batch_size: usize) -> Result<Self> {
         let mut pipeline = model.pipeline(batch_size, 1, Score::Prob)?;
         let size = model.network().input_size;
-        let mut free = vec![];
+        let mut free: Vec<Pixels> = vec![];
         // The device has as many places, whatever is measured.
         for _ in 0..pipeline.depth() {
             let mut pixels = model.pixels(batch_size)?;
-            for (index, image) in pixels.chunks_exact_mut(3 * size * size).enumerate() {
-                image.copy_from_slice(&seeded::picture(0, index, size));
+            match free.last() {
+                Some(drawn) => pixels.copy_from_slice(drawn),
+                None => pixels
+                    .par_chunks_exact_mut(3 * size * size)
+                    .enumerate()
+                    .for_each(|(index, image)| image.copy_from_slice(&seeded::picture(0, index, size))),
             }
             pipeline.submit(pixels)?;
             free.extend(pipeline.collect()?.map(|done| done.pixels));

@@ -43,9 +43,12 @@ impl Peer {
             ("of the model", theirs.subject.model.clone(), ours.subject.model.clone()),
             ("at an input size of", theirs.subject.input_size.to_string(), ours.subject.input_size.to_string()),
             ("with parameters:", theirs.subject.param_count.to_string(), ours.subject.param_count.to_string()),
-            ("with CPU threads:", theirs.subject.threads.to_string(), ours.subject.threads.to_string()),
         ];
-        let differ = pairs.into_iter().filter(|(_, theirs, ours)| theirs != ours);
+        // Threads matter to what computes on them.
+        let on_cpu = theirs.machine.gpus.is_empty() || ours.machine.gpus.is_empty();
+        let threads = ("with CPU threads:", theirs.subject.threads.to_string(), ours.subject.threads.to_string());
+        let pairs = pairs.into_iter().chain(on_cpu.then_some(threads));
+        let differ = pairs.filter(|(_, theirs, ours)| theirs != ours);
         differ
             .map(|(what, theirs, ours)| format!("{} was measured {what} {theirs}, this run {ours}", self.name))
             .collect()

@@ -201,6 +201,12 @@ fn warnings_say_what_to_mistrust() {
     ];
     assert!(found.len() == 3 && found.iter().zip(ends).all(|(found, end)| found.ends_with(end)), "{found:?}");
     assert_eq!(warnings(&ours, &peers).len(), 6);
+    // What computes on a GPU takes no notice of the host's threads.
+    let mut peer = bench(vec![], &["a GPU"]);
+    peer.subject.threads = 7;
+    let file = folder.path().join("gpu.json");
+    std::fs::write(&file, Record::Bench(peer).json()).unwrap();
+    assert_eq!(warnings(&ours, &peers::read(&[file]).unwrap()), [""; 0]);
 }
 
 #[test]

@@ -26,25 +26,24 @@ pub fn all(records: &[Record]) -> Markup {
     }
 }
 
-/// All benchmarks; speeds are set against the first one's program.
+/// All benchmarks; speeds are set against the first one of the same network.
 fn bench(records: &[&Record]) -> Markup {
     let benches: Vec<&Bench> = records
         .iter()
         .filter_map(|record| if let Record::Bench(bench) = record { Some(bench) } else { None })
         .collect();
-    let ratio = |bench: &Bench, result: &BenchResult| {
+    let ratio = |before: &[&Bench], bench: &Bench, result: &BenchResult| {
         let same = |other: &&BenchResult| {
             (other.mode, other.batch_size, &other.precision) == (result.mode, result.batch_size, &result.precision)
         };
-        let first =
-            (benches[0].subject.model == bench.subject.model).then(|| benches[0].results.iter().find(same))??;
+        let before = before.iter().filter(|before| before.subject.model == bench.subject.model);
+        let first = before.flat_map(|before| &before.results).find(same)?;
         Some(result.samples_per_sec / first.samples_per_sec)
     };
     let mut rows = vec![];
     for (index, bench) in benches.iter().enumerate() {
         for result in &bench.results {
-            let ratio = if index == 0 { None } else { ratio(bench, result) };
-            rows.push(bench_row(bench, result, ratio));
+            rows.push(bench_row(bench, result, ratio(&benches[..index], bench, result)));
         }
     }
     let cold = benches.iter().filter_map(|bench| {
@@ -55,8 +54,15 @@ fn bench(records: &[&Record]) -> Markup {
     });
     let cold: Vec<Vec<String>> = cold.collect();
     let mut subjects: Vec<&Bench> = vec![];
-    let mut said: Vec<String> = vec![];
+    let (mut said, mut lasted): (Vec<String>, Vec<String>) = (vec![], vec![]);
     for &bench in &benches {
+        let how = format!(
+            "{}: each measurement lasted {} s at least, after {} s of warm-up.",
+            bench.machine.program, bench.duration_s, bench.warm_up_s
+        );
+        if !lasted.contains(&how) {
+            lasted.push(how);
+        }
         said.extend(bench.notes.iter().filter(|note| !said.contains(note)).cloned().collect::<Vec<_>>());
         if !subjects.iter().any(|other| other.subject == bench.subject) {
             subjects.push(bench);
@@ -66,9 +72,7 @@ fn bench(records: &[&Record]) -> Markup {
         h2 { "Throughput and latency" }
         @for bench in subjects { (facts::subject(&bench.subject)) }
         (figures(records))
-        p.about {
-            "Each measurement lasted " (benches[0].duration_s) " s at least, after " (benches[0].warm_up_s) " s of warm-up."
-        }
+        @for how in lasted { p.about { (how) } }
         (table(
             &[
                 Text("program"), Text("network"), Text("mode"), Text("precision"), Number("batch"), Number("images/s"),

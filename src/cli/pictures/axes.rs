@@ -102,6 +102,7 @@ fn positive(ends: [f64; 2]) -> [f64; 2] {
 
 /// Round values from zero up to `high`, at most `count` steps of them.
 pub fn ticks(high: f64, count: f64) -> Vec<f64> {
+    let high = drawable(high);
     let step = step(high, count);
     (0..=(high / step * (1.0 + 1e-9)) as usize).map(|tick| tick as f64 * step).collect()
 }
@@ -113,8 +114,14 @@ pub fn decimals(step: f64) -> usize {
 
 /// One, two or five times a power of ten.
 pub fn step(high: f64, count: f64) -> f64 {
+    let high = drawable(high);
     let power = 10f64.powf((high / count).log10().floor());
     [1.0, 2.0, 5.0, 10.0].into_iter().map(|n| n * power).find(|step| high / step <= count).unwrap_or(10.0 * power)
+}
+
+/// `high`, whatever a record says: of less no step is left, of more no sum.
+fn drawable(high: f64) -> f64 {
+    high.clamp(1e-300, 1e300)
 }
 
 /// Draws grid, ticks and names into the canvas from `top` on, `height` pixels high, across the whole width.
@@ -166,6 +173,9 @@ mod tests {
             let ticks = ticks(high, 8.0);
             assert!((4..=9).contains(&ticks.len()), "{ticks:?} for {high}");
             assert!(ticks[0] == 0.0 && *ticks.last().unwrap() <= high * 1.000_001, "{ticks:?} for {high}");
+        }
+        for high in [0.0, 5e-324, 1e-310, 1e305, f64::INFINITY] {
+            assert!(ticks(high, 8.0).len() <= 10, "{:?}", ticks(high, 8.0));
         }
         for (low, high) in [(1.0, 256.0), (1.0, 1.0), (3.0, 65536.0), (1e-3, 2e9)] {
             for axis in [Axis::powers_of_two("", low, high), Axis::powers_of_ten("", low, high)] {

@@ -34,6 +34,8 @@ use theme::{BODY, LINE, MARGIN, TITLE, Theme, WIDTH};
 
 /// Pixels of a PNG to one of the picture.
 const PNG: u32 = 2;
+/// Pixels of the tallest picture that becomes a PNG, which takes some hundred MB while it is drawn.
+const TALLEST: u32 = 16_384;
 
 /// A picture of one or more records.
 pub struct Picture {
@@ -91,9 +93,16 @@ pub fn check(folder: &Path) -> Result<()> {
 /// Writes every picture of `records` as NAME.svg and NAME.png.
 ///
 /// # Errors
-/// [`Error::Output`] with the file's name.
+/// [`Error::Output`] with the file's name, [`Error::Usage`] for more rows than a PNG has room for.
 pub fn write(folder: &Path, records: &[Record]) -> Result<()> {
     for picture in of(&records.iter().collect::<Vec<_>>()) {
+        let (_, height) = picture.size();
+        if height > TALLEST {
+            return Err(Error::Usage(format!(
+                "the picture '{}' would be {height} pixels high, at most {TALLEST} are drawn; take records with fewer rows",
+                picture.name
+            )));
+        }
         let path = |extension: &str| folder.join(format!("{}.{extension}", picture.name));
         file::write(&path("svg"), picture.svg(&theme::LIGHT).as_bytes())?;
         file::write(&path("png"), &picture.png(&theme::LIGHT))?;

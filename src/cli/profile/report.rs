@@ -13,12 +13,11 @@ use crate::cli::args::threads;
 /// How far the steps' sum may be from a run at full speed before that is said.
 const TOLERANCE: f64 = 0.05;
 
-/// The whole record, with the ceilings measured now.
+/// The whole record, with the ceilings measured now, on `machine` as it was when the measuring began.
 ///
 /// # Errors
 /// Those of the device; [`Error::DeviceLost`] for timelines that differ from the plan.
-pub fn profile(model: &Model, args: &Args, checkpoint: &str, measured: &Measured) -> Result<Profile> {
-    let machine = Machine::of(model);
+pub fn profile(model: &Model, machine: Machine, args: &Args, checkpoint: &str, measured: &Measured) -> Result<Profile> {
     let batch = args.batch_size as usize;
     let ceilings = model.ceilings()?;
     let context = Context { model, batch, precision: args.precision, ceilings: &ceilings };
