@@ -61,10 +61,19 @@ def number(value, digits=3):
 
 
 def throughput(run):
-    """Images per second of every program, by precision and batch size, with the ratio to the best of the others."""
+    """Images per second of every program, by precision and batch size, with the ratio to the best of the others. A record of
+    several programs, which took turns, has tables of its own; those of one program each stand side by side."""
+    groups, alone = [], []
+    for record in of(run, "bench"):
+        several = len({result["program"] for result in record["results"]}) > 1
+        (groups if several else alone).append([record] if several else record)
+    return [part for group in [*groups, alone] for part in speeds(group)]
+
+
+def speeds(records):
     parts = []
     results = {}
-    for record in of(run, "bench"):
+    for record in records:
         for result in record["results"]:
             key = (record["model"], result["precision"], result["mode"])
             name = ", ".join(filter(None, (result["program"], result["configuration"])))
@@ -82,6 +91,11 @@ def throughput(run):
             rows.append(["alexnet over the best other", *ratios])
         parts.append(f"{model}, {precision}, {MODES[mode]}, images/s by batch size:\n\n" + table(["", *map(str, sizes)], rows))
     return parts
+
+
+def beside_others(run):
+    """The tables of throughput in which other programs stand, batch after batch."""
+    return [part for part in throughput(run) if "over the best other" in part and MODES["compute"] in part]
 
 
 def layouts(run):
@@ -158,10 +172,10 @@ def kernels(run):
     return parts
 
 
-def document(kinds, root):
-    """The generated text: every card's newest run, `kinds` of tables."""
+def document(kinds, root, reminds=True):
+    """The generated text: every card's newest run, `kinds` of tables. It `reminds` of a GPU's figures that are missing."""
     found = records()
-    parts = [] if any(is_gpu(run) for _, (_, run) in found) else [NO_GPU]
+    parts = [NO_GPU] if reminds and not any(is_gpu(run) for _, (_, run) in found) else []
     for _, (file, run) in found:
         tables = [part for kind in kinds for part in kind(run)]
         if tables:
@@ -171,8 +185,8 @@ def document(kinds, root):
 
 
 PARTS = [
-    ("README.md", "figures", lambda: document([throughput], "")),
-    ("README.md", "layouts", lambda: document([layouts], "")),
+    ("README.md", "figures", lambda: document([beside_others], "")),
+    ("README.md", "layouts", lambda: document([layouts], "", reminds=False)),
     ("docs/performance.md", "measured", lambda: document([throughput, layouts, steps, kernels], "../")),
 ]
 
