@@ -12,7 +12,8 @@
 //! into fused steps over a few buffers; a [`backend`] runs plans. [`cpu`] is the backend that runs everywhere, and
 //! [`cpu::naive`] the oracle that every kernel is tested against; `cuda` runs the
 //! kernels in `kernels/`; [`parallel`] gives batches to several devices in turn, [`split`] divides a plan between two
-//! towers. Activations are NHWC and filters KRSC throughout; checkpoints and the oracle keep PyTorch's NCHW and KCRS.
+//! towers. What measurements leave is a [`record`], with [`statistics`] over what was measured and the [`roofline`] beside it.
+//! Activations are NHWC and filters KRSC throughout; checkpoints and the oracle keep PyTorch's NCHW and KCRS.
 //!
 //! Most programs need [`Model`] alone:
 //!
