@@ -165,7 +165,9 @@ fn absurd_records_have_a_page() {
         }
     };
     let list = |value: &Value| match value {
-        Value::Array(values) if values.first().is_some_and(|first| first.get("schema").is_none() && first.is_object()) => {
+        Value::Array(values)
+            if values.first().is_some_and(|first| first.get("schema").is_none() && first.is_object()) =>
+        {
             Some(Value::Array(vec![]))
         }
         _ => None,
