@@ -89,7 +89,7 @@ impl Bench {
     fn on(choice: Choice, clock: Clock) -> Self {
         let criterion = Criterion::default().with_measurement(clock.clone()).warm_up_time(Duration::from_millis(300));
         let criterion = criterion.measurement_time(Duration::from_secs(1)).configure_from_args();
-        Bench { criterion, clock, report: Report::open(&choice), choice }
+        Bench { criterion, report: Report::open(&choice, &clock), clock, choice }
     }
 
     /// The layers that `wanted` picks: on the CPU each as the network has it, on a GPU the steps that a session runs, beside

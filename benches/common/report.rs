@@ -8,6 +8,7 @@ use alexnet::roofline::Demand;
 use alexnet::statistics::Spread;
 use alexnet::{Model, Precision};
 
+use super::clock::Clock;
 use super::{Choice, Place, SAMPLES};
 
 /// A case that ran.
@@ -31,11 +32,14 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn open(choice: &Choice) -> Self {
+    pub fn open(choice: &Choice, clock: &Clock) -> Self {
         let mut notes = vec![];
         notes.push(match &choice.place {
             _ if choice.emulated => "on the emulated device: that benchmarks run is all that this says".into(),
             Place::Cpu => "operands are random and stay the same, so that caches are as warm as they get".into(),
+            Place::Cuda(_) if matches!(clock, Clock::Host) => {
+                "whole networks: batches of the same random pictures follow each other, timed by the host's clock".into()
+            }
             Place::Cuda(_) => format!(
                 "operands are random, never zeros; runs of a case take turns with sets of them that together have {} MB or \
                  more, so that none is found in the L2; {} runs or more are one CUDA graph, timed by events of the device",

@@ -125,6 +125,7 @@ def compare(args):
         f"Interleaved: {args.rounds} rounds, in each a turn of {args.duration} s for every program; the others are stopped "
         "meanwhile. samples_per_sec is of all turns together.",
         "Runtimes get normalised float32 tensors; alexnet begins with uint8 pixels and ends with classes.",
+        "Of alexnet each turn's mean is known, not each step: its percentiles and deviation are of those.",
     ]
     record = records.Record(args.output, machine, task.subject(args.threads), 0.5, args.duration * args.rounds, 3 * args.rounds, notes)
     for size in map(int, args.batch_sizes):

@@ -75,17 +75,21 @@ impl Stopwatch {
     /// Those of the device.
     pub(super) fn read(&self, number: usize, enqueue: Duration, resident: bool) -> Result<BatchTimes> {
         let Moments { copy_in, begun, ranked, copied_out } = &self.slots[number];
-        let interval = |started: &CudaEvent, begin: &CudaEvent, end: &CudaEvent| {
-            Ok(Interval { begin: elapsed(started, begin)?, end: elapsed(started, end)? })
-        };
+        // The driver tells milliseconds as f32: lengths are asked for by themselves, since the difference of two times that are
+        // long after the start has few digits left.
+        let since =
+            |begin: Duration, from: &CudaEvent, to: &CudaEvent| Ok(Interval { begin, end: begin + elapsed(from, to)? });
+        let interval =
+            |started: &CudaEvent, begin: &CudaEvent, end: &CudaEvent| since(elapsed(started, begin)?, begin, end);
         let copies = self.started.iter().zip(copy_in).filter(|_| !resident);
         let copies = copies.map(|(started, ends)| interval(started, &ends.begin, &ends.end));
         let copies = copies.collect::<Result<Vec<Interval>>>()?.into_iter();
+        let compute = interval(&self.started[0], begun, ranked)?;
         Ok(BatchTimes {
             enqueue,
             copy_in: copies.reduce(|a, b| Interval { begin: a.begin.min(b.begin), end: a.end.max(b.end) }),
-            compute: interval(&self.started[0], begun, ranked)?,
-            copy_out: Some(interval(&self.started[0], ranked, copied_out)?),
+            compute,
+            copy_out: Some(since(compute.end, ranked, copied_out)?),
         })
     }
 }

@@ -143,5 +143,5 @@ fn bench_refuses_what_it_cannot_do() {
     record["schema"] = "alexnet.kernels.1".into();
     (record["ceilings"], record["cases"]) = (json!([]), json!([]));
     fs::write(&other, record.to_string()).unwrap();
-    alexnet(["bench", "--peers", str(&other)]).refuse(2, &["other.json", "of other kinds", "alexnet.bench.1"]);
+    alexnet(["bench", "--peers", str(&other)]).refuse(2, &["other.json", "other kinds", "alexnet.bench.1"]);
 }

@@ -4,6 +4,7 @@ use std::fs;
 
 use alexnet::record::Machine;
 use alexnet::statistics::Spread;
+use serde_json::Value;
 
 use super::*;
 use crate::cli::samples;
@@ -135,4 +136,47 @@ fn a_page_is_written_whole() {
     let refusal = check(&nowhere).unwrap_err();
     assert!(refusal.exit_code() == 6 && refusal.to_string().contains(nowhere.to_str().unwrap()), "{refusal}");
     assert!(file("page.html").is_ok() && file("weights.safetensors").is_err());
+}
+
+/// `value` with `change` made to every number and list in it.
+fn changed(value: &Value, change: &dyn Fn(&Value) -> Option<Value>) -> Value {
+    match change(value) {
+        Some(value) => value,
+        None => match value {
+            Value::Object(fields) => {
+                fields.iter().map(|(name, value)| (name.clone(), changed(value, change))).collect()
+            }
+            Value::Array(values) => values.iter().map(|value| changed(value, change)).collect(),
+            other => other.clone(),
+        },
+    }
+}
+
+/// What no run writes, but a file may hold: every figure at an end of its range, or every list of a kind empty.
+#[test]
+fn absurd_records_have_a_page() {
+    let records = samples::records();
+    let json = serde_json::to_value(&records).unwrap();
+    let float = |extreme: f64| move |value: &Value| value.is_f64().then(|| Value::from(extreme));
+    let integer = |extreme: u64| {
+        move |value: &Value| match value {
+            Value::Number(number) if number.is_u64() => Some(Value::from(extreme)),
+            _ => None,
+        }
+    };
+    let list = |value: &Value| match value {
+        Value::Array(values)
+            if values.first().is_some_and(|first| first.get("schema").is_none() && first.is_object()) =>
+        {
+            Some(Value::Array(vec![]))
+        }
+        _ => None,
+    };
+    let mut absurd = vec![changed(&json, &list)];
+    absurd.extend([0.0, -1.0, 5e-324, 1e-310, 1e308, -f64::MAX].map(|extreme| changed(&json, &float(extreme))));
+    absurd.extend([0, u64::from(u32::MAX)].map(|extreme| changed(&json, &integer(extreme))));
+    for json in absurd {
+        let records: Vec<Record> = serde_json::from_value(json).unwrap();
+        assert!(page(&records).into_string().ends_with("</html>"));
+    }
 }

@@ -13,6 +13,7 @@ const LINES: usize = 9;
 
 /// What tells lines apart, in the order of a line's name.
 type Names = [String; 6];
+const DEVICE: usize = 5;
 const MODEL: usize = 2;
 const PRECISION: usize = 3;
 const MODE: usize = 4;
@@ -20,7 +21,6 @@ const MODE: usize = 4;
 /// Everything of one line.
 struct Series<'a> {
     names: Names,
-    device: &'a str,
     results: Vec<&'a BenchResult>,
 }
 
@@ -63,11 +63,15 @@ fn series<'a>(records: &[&'a Bench]) -> Vec<Series<'a>> {
                 model,
                 result.precision.clone(),
                 words::mode(result.mode).into(),
-                record.machine.device.clone(),
+                // Programs describe one GPU in different words.
+                match &record.machine.gpus[..] {
+                    [] => record.machine.device.clone(),
+                    gpus => gpus.join(" and "),
+                },
             ];
             match series.iter_mut().find(|series| series.names == names) {
                 Some(series) => series.results.push(result),
-                None => series.push(Series { names, device: &record.machine.device, results: vec![result] }),
+                None => series.push(Series { names, results: vec![result] }),
             }
         }
     }
@@ -155,8 +159,8 @@ fn picture(
         Line { name: told.join(", "), stroke: Stroke { color: index, dash, marker: index }, points: points.collect() }
     });
     let mut subtitle = vec![same.join(", ")];
-    if !differs(5) {
-        subtitle.push(series[0].device.into());
+    if !differs(DEVICE) {
+        subtitle.push(series[0].names[DEVICE].clone());
     }
     Picture {
         name: format!("{name}{part}"),

@@ -61,7 +61,7 @@ fn texts_are_whole_and_cover_nothing() {
                 assert!(!edges.meets(other), "{}: '{text}' covers '{covered}'", picture.name);
             }
         }
-        let device = texts.iter().any(|(_, text)| *text == samples::DEVICE);
+        let device = texts.iter().any(|(_, text)| [samples::DEVICE, "A made-up GPU"].contains(text));
         assert!(device, "{} does not tell the device", picture.name);
         let small = document.descendants().filter_map(|node| node.attribute("font-size")?.parse::<f64>().ok());
         assert!(small.fold(f64::MAX, f64::min) > 11.99, "{}", picture.name);
@@ -183,4 +183,17 @@ fn extreme_records_are_drawn_too() {
             picture.png(&theme::DARK); // points far outside of the chart
         }
     }
+}
+
+#[test]
+fn one_gpu_is_one_in_any_words() {
+    let mut peer = samples::bench("pytorch", None, 0.5);
+    peer.machine.device = "cuda:0, in other words".into();
+    let records = [samples::bench("alexnet", None, 1.0), peer.clone()].map(Record::Bench);
+    let drawn = |records: &[Record]| of(&records.iter().collect::<Vec<_>>())[0].svg(&theme::LIGHT);
+    let svg = drawn(&records);
+    assert!(svg.matches("A made-up GPU").count() == 1 && !svg.contains("other words"));
+    peer.machine.gpus.clear();
+    let [ours, _] = records;
+    assert!(drawn(&[ours, Record::Bench(peer)]).contains("other words"), "what differs is told");
 }
