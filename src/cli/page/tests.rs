@@ -173,7 +173,7 @@ fn absurd_records_have_a_page() {
         _ => None,
     };
     let mut absurd = vec![changed(&json, &list)];
-    absurd.extend([0.0, -1.0, 5e-324, 1e-310, 1e308, -f64::MAX].map(|extreme| changed(&json, &float(extreme))));
+    absurd.extend([0.0, -1.0, 5e-324, 1e308].map(|extreme| changed(&json, &float(extreme))));
     absurd.extend([0, u64::from(u32::MAX)].map(|extreme| changed(&json, &integer(extreme))));
     for json in absurd {
         let records: Vec<Record> = serde_json::from_value(json).unwrap();

@@ -213,10 +213,13 @@ pub fn wrap(content: &str, size: f64, room: i32) -> Vec<String> {
 
 /// `content`, cut to `room` pixels with an ellipsis where it is longer.
 pub fn shorten(content: &str, size: f64, room: i32) -> String {
-    let mut kept = printable(content);
-    if width(&kept, size) <= room {
-        return kept;
+    let whole = printable(content);
+    if width(&whole, size) <= room {
+        return whole;
     }
-    while kept.pop().is_some() && width(&format!("{kept}…"), size) > room {}
-    kept + "…"
+    let ends: Vec<usize> = whole.char_indices().map(|(end, _)| end).collect();
+    let cut = |end: usize| format!("{}…", &whole[..end]);
+    // By halves: a figure of a hostile record has hundreds of digits.
+    let fitting = ends.partition_point(|&end| width(&cut(end), size) <= room);
+    cut(ends[fitting.saturating_sub(1)])
 }
