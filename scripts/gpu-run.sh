@@ -5,7 +5,7 @@
 #   bash run.sh correctness OUT    the CUDA suite, full-width goldens included, on the real device
 #   bash run.sh sanitizer OUT      the kernel tests under compute-sanitizer: memcheck, racecheck, initcheck, synccheck
 #   bash run.sh bench OUT          networks, layouts, profiles and kernels, then PyTorch and JAX: records.json, report.html, traces
-#   bash run.sh all OUT            correctness, then bench
+#   bash run.sh all OUT            correctness, then bench: up to 18 minutes, less with BENCH_SECONDS
 #
 # Of records.json scripts/record.py makes a file of benches/record. bench takes BENCH_SECONDS (540) at most: what tells most comes
 # first, and what no longer fits is left out and said. records.json is there after the first part and grows, so that a run that is

@@ -131,7 +131,10 @@ def main(name, alexnet, variant, folder, threads):
         size, seconds = int(line.split()[0]), float(line.split()[1])
         if size not in prepared:
             step = prepare(task.normalised(size))
-            error = task.check(step(), "float32")
+            try:
+                error = task.check(step(), "float32")
+            except tasks.Disagreement as found:
+                raise SystemExit(f"{name}: {found}") from None
             warm = time.perf_counter()
             while time.perf_counter() - warm < 0.5:
                 step()

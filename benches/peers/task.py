@@ -66,6 +66,10 @@ def normalisation(variant):
     return True, np.array([104.00698793, 116.66876762, 122.67891434], np.float32), one
 
 
+class Disagreement(Exception):
+    """Logits of another network: what they took is not worth measuring."""
+
+
 @dataclass
 class Task:
     variant: str
@@ -88,7 +92,7 @@ class Task:
         return np.ascontiguousarray(((pixels.astype(np.float32) - mean) / deviation).transpose(0, 3, 1, 2))
 
     def check(self, logits, precision):
-        """Ends the run where logits are not those of the same network. Of float32 the largest difference counts, against the
+        """Refuses logits that are not those of the same network. Of float32 the largest difference counts, against the
         largest logit; of others the root of the mean square, against the logits' own."""
         logits = np.asarray(logits, np.float64)
         expected = np.resize(self.logits, logits.shape).astype(np.float64)
@@ -99,7 +103,7 @@ class Task:
             error = np.sqrt(((logits - expected) ** 2).mean()) / rms
             limit = 0.05 if precision == "bfloat16" else 0.01
         if not error <= limit:
-            raise SystemExit(f"logits in {precision} are {error:.2e} off, at most {limit:.0e} is the same network")
+            raise Disagreement(f"logits in {precision} are {error:.2e} off, at most {limit:.0e} is the same network")
         return error
 
     def subject(self, threads):
