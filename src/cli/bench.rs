@@ -89,7 +89,11 @@ pub fn run(args: &Args) -> Result<Outcome> {
         let model = model_args.load(&args.device, precision, None)?;
         let bench = bench.get_or_insert_with(|| args.describe(&model_args, &model));
         bench.results.extend(measure(&model, precision, args, &files)?);
-        bench.notes.extend(model.given_up());
+        if !model.given_up().is_empty() {
+            // It tells which devices measured to the end.
+            bench.machine.device = model.device();
+            bench.notes.extend(model.given_up());
+        }
     }
     let mut bench = bench.expect("clap has a precision at least");
     if let Some(processes) = args.cold_start {
