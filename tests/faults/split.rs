@@ -60,13 +60,13 @@ fn work_that_never_ends(case: Case, pools: &str, choose: impl Fn(Vec<String>) ->
     let most = Mutex::new(0);
     each(&choose(faults), |fault| {
         let hang = fault.replace(":0@", ":hang@");
-        let ended = case.predict(&["--patience", "0.5"], &[("CUEMU_FAULT", &hang), ("CUEMU_POOLS", pools)]);
+        let ended = case.predict(&["--patience", "1"], &[("CUEMU_FAULT", &hang), ("CUEMU_POOLS", pools)]);
         let finished = ended.finished(&whole);
         if ended.code == 0 && fault.starts_with("graph") {
             return; // it starts nothing that could hang
         }
         assert!(ended.code == 7 && finished.is_multiple_of(case.batch) && finished < case.images, "{ended:?}");
-        assert!(ended.stderr.contains("within 0.5 s") && ended.stderr.contains("--patience"), "{ended:?}");
+        assert!(ended.stderr.contains("within 1 s") && ended.stderr.contains("--patience"), "{ended:?}");
         let mut most = most.lock().unwrap();
         *most = finished.max(*most);
     });
