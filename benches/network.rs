@@ -52,7 +52,8 @@ fn case<'a>(choice: &'a Choice, variant: &'static Variant, precision: Precision,
 
 fn by_session(variant: &'static Variant, options: &Options, batch: usize) -> Routine<'static> {
     let model = model(variant, options);
-    let pixels: Vec<u8> = (0..batch).flat_map(|index| seeded::picture(0, index, variant.input_size)).collect();
+    let mut pixels = vec![0; batch * model.network().input().len()];
+    seeded::pictures(0, variant.input_size, &mut pixels);
     let mut session = model.session(batch, &[]).expect("memory for a batch");
     let round = move || {
         session.run(Input::Pixels(&pixels)).expect("the input fits");
@@ -67,9 +68,7 @@ fn by_pipeline(variant: &'static Variant, options: &Options, batch: usize) -> Ro
     let mut pipeline = model.pipeline(batch, 1, Score::Prob).expect("memory for a batch");
     for _ in 0..pipeline.depth() {
         let mut pixels = model.pixels(batch).expect("memory for a batch");
-        for (index, image) in pixels.chunks_exact_mut(model.network().input().len()).enumerate() {
-            image.copy_from_slice(&seeded::picture(0, index, variant.input_size));
-        }
+        seeded::pictures(0, variant.input_size, &mut pixels);
         pipeline.submit(pixels).expect("the input fits");
     }
     let round = move || {

@@ -280,6 +280,13 @@ pub enum Work {
 }
 
 impl Timeline {
+    /// Of `timelines`, at least one, the one whose total is the median, the lower of two.
+    pub fn median(timelines: &[Timeline]) -> &Timeline {
+        let mut order: Vec<&Timeline> = timelines.iter().collect();
+        order.sort_by_key(|timeline| timeline.total());
+        order[(order.len() - 1) / 2]
+    }
+
     /// From the run's begin to the end of the last span.
     pub fn total(&self) -> Duration {
         let ends = self.tracks.iter().filter_map(|track| track.spans.last()).map(|span| span.end);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use alexnet::image::{DecodeOptions, Decoder, Exif};
 use alexnet::net::{VARIANTS, Variant};
+use alexnet::record::Subject;
 use alexnet::weights::Checkpoint;
 use alexnet::{Device, Error, Fc, Model, Options, Precision, Result, Split, demo_checkpoint, open_checkpoint};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -77,6 +78,16 @@ enum DecoderArg {
 }
 
 impl DeviceArgs {
+    /// What a record says was run: `model` with the weights called `checkpoint`, and these switches.
+    pub fn subject(&self, model: &Model, checkpoint: &str) -> Subject {
+        Subject {
+            split: self.split.map(|split| split.name().into()),
+            fc: self.fc.map(|fc| fc.name().into()),
+            deterministic: self.deterministic,
+            ..Subject::of(model.network(), checkpoint, threads(self.workers))
+        }
+    }
+
     /// The same as arguments of another process.
     pub fn arguments(&self) -> Vec<OsString> {
         let patience = self.patience.as_secs_f64().to_string();
@@ -126,6 +137,17 @@ impl ModelArgs {
         arguments.extend(self.checkpoint.as_ref().map(|name| ("--checkpoint", name.into())));
         arguments.extend(self.input_size.map(|size| ("--input-size", size.to_string().into())));
         arguments.into_iter().flat_map(|(name, value)| [name.into(), value]).collect()
+    }
+
+    /// These, with weights drawn from a seed where no checkpoint is asked for: measurements are of full-size networks.
+    pub fn or_seeded(&self) -> ModelArgs {
+        let checkpoint = self.checkpoint.clone().unwrap_or_else(|| "seed:0".into());
+        ModelArgs { checkpoint: Some(checkpoint), ..*self }
+    }
+
+    /// The checkpoint's name as it was given; empty where none was.
+    pub fn checkpoint_name(&self) -> String {
+        self.checkpoint.as_deref().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
     /// The checkpoint asked for, else the demo, which is said on stderr.

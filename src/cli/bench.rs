@@ -11,10 +11,10 @@ mod table;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use alexnet::record::{Bench, BenchResult, Inputs, Machine, Mode, Record, Subject};
+use alexnet::record::{Bench, BenchResult, Inputs, Machine, Mode, Record};
 use alexnet::{Model, Precision, Result, Score};
 
-use super::args::{DecodeArgs, DeviceArgs, ModelArgs, precision_parser, seconds, threads};
+use super::args::{DecodeArgs, DeviceArgs, ModelArgs, precision_parser, seconds};
 use super::outputs::Outputs;
 use super::{Outcome, note, note_given_up};
 use end_to_end::Files;
@@ -81,8 +81,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
     args.outputs.check()?;
     let peers = peers::read(&args.peers)?;
     let files = Files::new(&args.inputs)?;
-    let checkpoint = args.model.checkpoint.clone().unwrap_or_else(|| "seed:0".into());
-    let model_args = ModelArgs { checkpoint: Some(checkpoint), ..args.model };
+    let model_args = args.model.or_seeded();
     let mut bench: Option<Bench> = None;
     // One model at a time: two may not fit the device.
     for &precision in &args.precision {
@@ -147,17 +146,10 @@ fn measure(model: &Model, precision: Precision, args: &Args, files: &Files) -> R
 impl Args {
     /// The record of a run of `model`, as yet without results.
     fn describe(&self, model_args: &ModelArgs, model: &Model) -> Bench {
-        let checkpoint = model_args.checkpoint.as_deref().map(|name| name.to_string_lossy()).unwrap_or_default();
-        let subject = Subject {
-            split: self.device.split.map(|split| split.name().into()),
-            fc: self.device.fc.map(|fc| fc.name().into()),
-            deterministic: self.device.deterministic,
-            ..Subject::of(model.network(), &checkpoint, threads(self.device.workers))
-        };
         let Measuring { warmup, duration, iterations, .. } = &self.measuring;
         Bench {
             machine: Machine::of(model),
-            subject,
+            subject: self.device.subject(model, &model_args.checkpoint_name()),
             inputs: (!self.inputs.is_empty()).then(|| Inputs {
                 names: self.inputs.iter().map(|input| input.to_string_lossy().into_owned()).collect(),
                 exif: self.decode.exif(),

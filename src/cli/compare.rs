@@ -14,7 +14,7 @@ use alexnet::record::{Compare, CompareResult, Machine, Record, Subject};
 use alexnet::weights::seeded;
 use alexnet::{Device, Error, Fc, Model, Pixels, Precision, Result, Score};
 
-use super::args::{DeviceArgs, ModelArgs, precision_parser, seconds, threads};
+use super::args::{DeviceArgs, ModelArgs, precision_parser, seconds};
 use super::outputs::Outputs;
 use super::{Outcome, note};
 use layout::Layout;
@@ -61,11 +61,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let model = &models[0].1;
     let machine = Machine::of(model);
     let size = model.network().input_size;
-    let fill = |pixels: &mut Pixels| {
-        for (index, image) in pixels.chunks_exact_mut(3 * size * size).enumerate() {
-            image.copy_from_slice(&seeded::picture(args.seed, index, size));
-        }
-    };
+    let fill = |pixels: &mut Pixels| seeded::pictures(args.seed, size, pixels);
     let batches: Vec<usize> = args.batch_size.iter().map(|&batch| batch as usize).collect();
     let mut logits_compared = 0;
     for &batch in &batches {
@@ -76,9 +72,8 @@ pub fn run(args: &Args) -> Result<Outcome> {
     for &batch in &batches {
         results.extend(measure(&models, batch, args.duration, fill)?);
     }
-    let mut subject = Subject::of(model.network(), &checkpoint, threads(args.device.workers));
-    subject.deterministic = args.device.deterministic;
-    subject.fc = on_gpu.then(|| Fc::Own.name().into());
+    let fc = on_gpu.then(|| Fc::Own.name().into()); // of every layout
+    let subject = Subject { fc, ..args.device.subject(model, &checkpoint) };
     let compare = Compare {
         machine,
         subject,
@@ -158,12 +153,11 @@ impl Args {
 
     /// Without a checkpoint it is the paper's network, whose towers these layouts are about, at full width.
     fn load(&self) -> Result<Loaded> {
-        let name = self.model.checkpoint.clone().unwrap_or_else(|| "seed:0".into());
         let variant = match (self.model.model, &self.model.checkpoint) {
             (None, None) => Some(Variant::by_name("paper")?),
             (asked, _) => asked,
         };
-        let model = ModelArgs { model: variant, checkpoint: Some(name.clone()), ..self.model };
+        let model = ModelArgs { model: variant, ..self.model.or_seeded() };
         let checkpoint = model.open()?;
         let mut options = model.options(&self.device, self.precision, None);
         let mut layouts = self.layouts.clone();
@@ -182,7 +176,6 @@ impl Args {
             note(&format!("{}: {name}, {size}x{size} input, on {}", layout.name(), model.device()));
             models.push((layout, model));
         }
-        let checkpoint = name.to_string_lossy().into_owned();
-        Ok(Loaded { models, on_gpu: options.device != Device::Cpu, checkpoint })
+        Ok(Loaded { models, on_gpu: options.device != Device::Cpu, checkpoint: model.checkpoint_name() })
     }
 }

@@ -50,13 +50,12 @@ pub fn run(args: &Args) -> Result<Outcome> {
         return Err(Error::Usage("--trtexec and --trace name one file; give each its own".into()));
     }
     args.trtexec.iter().chain(&args.trace).try_for_each(|path| file::check(path))?;
-    let checkpoint = args.model.checkpoint.clone().unwrap_or_else(|| "seed:0".into());
-    let model = ModelArgs { checkpoint: Some(checkpoint.clone()), ..args.model };
-    let model = model.load(&args.first_device(), args.precision, None)?;
+    let model_args = args.model.or_seeded();
+    let model = model_args.load(&args.first_device(), args.precision, None)?;
     let batch = args.batch_size as usize;
     let machine = Machine::of(&model);
     let measured = measure::measure(&model, batch, args.seed, args.duration, args.trace.is_some())?;
-    let profile = report::profile(&model, machine, args, &checkpoint.to_string_lossy(), &measured)?;
+    let profile = report::profile(&model, machine, args, &model_args.checkpoint_name(), &measured)?;
     for line in report::warnings(&profile) {
         note(&line);
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use alexnet::record::*;
 use alexnet::statistics::{SpeedUp, Spread};
+use serde_json::Value;
 
 /// A device whose name has to be escaped.
 pub const DEVICE: &str = "cuda:0, a made-up GPU <sample> & \"nothing\" measured (compute capability 9.0)";
@@ -17,6 +18,22 @@ pub fn records() -> Vec<Record> {
     let split = Record::Profile(profile(true));
     let records = [Record::Profile(profile(false)), split, Record::Compare(compare()), Record::Kernels(kernels())];
     [own].into_iter().chain(benches).chain(records).collect()
+}
+
+/// The names of all figures and texts in `value`, with `[]` for a list's first element: whoever reads JSON relies on them.
+pub fn names(value: &Value) -> Vec<String> {
+    fn collect(value: &Value, path: &str, names: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => {
+                fields.iter().for_each(|(name, value)| collect(value, &format!("{path}.{name}"), names));
+            }
+            Value::Array(values) => values.iter().take(1).for_each(|value| collect(value, &format!("{path}[]"), names)),
+            _ => names.push(path.trim_start_matches('.').into()),
+        }
+    }
+    let mut names = vec![];
+    collect(value, "", &mut names);
+    names
 }
 
 pub fn machine() -> Machine {

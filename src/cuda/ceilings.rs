@@ -7,7 +7,7 @@ use cudarc::driver::{CudaSlice, result};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::cublaslt::{CublasLt, Matmul, WORKSPACE_BYTES};
+use super::cublaslt::{CublasLt, Matmul, WORKSPACE_BYTES, square};
 use super::launch::Launcher;
 use super::select::{self, Rules};
 use super::shared::{Shared, to_device};
@@ -16,8 +16,6 @@ use super::timeline::{elapsed, timed};
 use super::tower::address;
 use super::watch::Watch;
 use super::{Addresses, args::DevicePtr, encode_filter, failed_on};
-use crate::net::Shape;
-use crate::plan::{Step, StepKind};
 use crate::record::Ceilings;
 use crate::{Error, Result};
 
@@ -102,18 +100,7 @@ impl Bench<'_> {
     fn product(&self, library: Option<&Arc<CublasLt>>, side: usize) -> Result<(Duration, String)> {
         let rules = Rules { deterministic: false, ..self.shared.rules };
         let element = rules.element();
-        let shape = Shape { h: 1, w: 1, c: side };
-        let step = Step {
-            layers: vec!["a product"],
-            kind: StepKind::Linear { weights: 0, relu: false },
-            input: shape,
-            output: shape,
-            source: Some(0),
-            target: 1,
-            kept: false,
-            logits: false,
-            half: None,
-        };
+        let step = square("a product", side, false);
         let launch = select::select(&step, side, &rules);
         let rows = side.min(DRAWN / side) * side;
         let (left, right) = (draw(rows, 0), draw(rows, 1));

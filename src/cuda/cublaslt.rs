@@ -115,18 +115,7 @@ impl CublasLt {
     pub fn keeps_nan(self: &Arc<Self>, launcher: &Launcher, watch: &Watch, rules: &Rules) -> Result<Option<bool>> {
         const DOING: &str = "trying cuBLASLt";
         const N: usize = 8;
-        let shape = Shape { h: 1, w: 1, c: N };
-        let step = Step {
-            layers: vec!["a probe"],
-            kind: StepKind::Linear { weights: 0, relu: true },
-            input: shape,
-            output: shape,
-            source: Some(0),
-            target: 1,
-            kept: false,
-            logits: false,
-            half: None,
-        };
+        let step = square("a probe", N, true);
         let element = rules.element();
         let upload = |value: f32, count: usize| to_device(launcher, watch, &element.encode(&vec![value; count]));
         let (source, filter, bias, target) =
@@ -179,6 +168,22 @@ impl CublasLt {
 impl fmt::Display for CublasLt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cuBLASLt {}", Version(self.version))
+    }
+}
+
+/// A fully connected layer by itself, with `side` inputs and as many outputs.
+pub(super) fn square(name: &'static str, side: usize, relu: bool) -> Step {
+    let shape = Shape { h: 1, w: 1, c: side };
+    Step {
+        layers: vec![name],
+        kind: StepKind::Linear { weights: 0, relu },
+        input: shape,
+        output: shape,
+        source: Some(0),
+        target: 1,
+        kept: false,
+        logits: false,
+        half: None,
     }
 }
 

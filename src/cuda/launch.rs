@@ -3,7 +3,8 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaFunction, CudaStream, result};
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::{CudaFunction, CudaGraph, CudaStream, result};
 
 use super::args::{
     Addresses, ConvArgs, DropoutArgs, KernelArgs, LrnArgs, LrnPoolArgs, PoolArgs, PreprocessArgs, ReduceArgs,
@@ -167,4 +168,19 @@ impl Launcher {
         });
         started.map_err(|e| failed_on(context, &format!("starting {} with {launch:?}", launch.kernel.name()), e))
     }
+}
+
+/// What `enqueue` queues on `stream`, as a CUDA graph, which works in the memory and with whatever else was queued.
+///
+/// # Errors
+/// Those of `enqueue` and of the device.
+pub(super) fn capture(stream: &Arc<CudaStream>, enqueue: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
+    let capturing = |e| failed_on(stream.context(), "capturing a CUDA graph", e);
+    // Other threads may allocate meanwhile.
+    stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(capturing)?;
+    let captured = enqueue();
+    // Whatever came of it: the stream must not stay in capture mode.
+    let graph = stream.end_capture(CUgraphInstantiate_flags(0));
+    captured?;
+    Ok(graph.map_err(capturing)?.expect("a capture that began gives a graph"))
 }

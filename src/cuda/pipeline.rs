@@ -10,9 +10,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
-use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError, result};
+use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, result};
 
+use super::launch::capture;
 use super::nvtx::Range;
 use super::pinned::Pinned;
 use super::results::Results;
@@ -181,15 +181,7 @@ impl CudaPipeline {
 
     /// The graph of all kernels for a number of images, from pixels in slot `number` to results on the host.
     fn capture(&self, number: usize, results: Results) -> Result<CudaGraph> {
-        let stream = self.steps.stream();
-        let capturing = |e: DriverError| failed_on(stream.context(), "capturing a CUDA graph", e);
-        // Other threads may allocate meanwhile.
-        stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(capturing)?;
-        let captured = self.enqueue(number, results, true);
-        // Whatever came of it: the stream must not stay in capture mode.
-        let graph = stream.end_capture(CUgraphInstantiate_flags(0));
-        captured?;
-        Ok(graph.map_err(capturing)?.expect("a capture that began gives a graph"))
+        capture(self.steps.stream(), || self.enqueue(number, results, true))
     }
 
     /// All kernels of a batch and the copy of its results, now or, `captured`, in a graph.

@@ -6,13 +6,13 @@
 
 use std::time::Duration;
 
-use cudarc::driver::sys::{self, CUevent_flags, CUevent_record_flags_enum};
+use cudarc::driver::sys::{self, CUevent_record_flags_enum};
 use cudarc::driver::{CudaEvent, CudaStream};
 
 use super::failed_on;
 use super::pipeline::SLOTS;
 use super::steps::Steps;
-use super::timeline::elapsed;
+use super::timeline::{elapsed, event, timed};
 use crate::Result;
 use crate::backend::{BatchTimes, Interval};
 
@@ -56,8 +56,7 @@ impl Stopwatch {
         };
         let slots = [slot()?, slot()?];
         let started = streams.iter().map(|stream| {
-            let started = event(stream)?;
-            started.record(stream).map_err(|e| failed_on(stream.context(), "recording an event", e))?;
+            let started = timed(stream)?;
             // Copies do not wait for that stream.
             steps.shared().watch.wait(&started, stream, &[])?;
             Ok(started)
@@ -108,11 +107,4 @@ impl Moments {
         let recorded = unsafe { sys::cuEventRecordWithFlags(self.ranked.cu_event(), stream.cu_stream(), flags as u32) };
         recorded.result().map_err(|e| failed_on(stream.context(), "recording an event", e))
     }
-}
-
-/// An event of `stream`'s device, with a time.
-fn event(stream: &CudaStream) -> Result<CudaEvent> {
-    let context = stream.context();
-    let made = context.new_event(Some(CUevent_flags::CU_EVENT_DEFAULT));
-    made.map_err(|e| failed_on(context, "making an event", e))
 }

@@ -72,12 +72,18 @@ impl Clock {
 /// # Errors
 /// Those of the device.
 pub(super) fn timed(stream: &CudaStream) -> Result<CudaEvent> {
+    let event = event(stream)?;
+    event.record(stream).map_err(|e| failed_on(stream.context(), "recording an event", e))?;
+    Ok(event)
+}
+
+/// An event of `stream`'s device that tells the time once it is recorded.
+///
+/// # Errors
+/// Those of the device.
+pub(super) fn event(stream: &CudaStream) -> Result<CudaEvent> {
     let context = stream.context();
-    let event = context.new_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).and_then(|event| {
-        event.record(stream)?;
-        Ok(event)
-    });
-    event.map_err(|e| failed_on(context, "recording an event", e))
+    context.new_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(|e| failed_on(context, "making an event", e))
 }
 
 /// Time between two events of one context, the first of which came first.

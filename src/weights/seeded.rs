@@ -43,6 +43,12 @@ pub fn picture(seed: u64, index: usize, size: usize) -> Vec<u8> {
     (0..size * size * 3).map(|flat| pixel(flat) as u8).collect()
 }
 
+/// The first pictures, as many as `pixels`, (N, size, size, 3), has room for.
+pub fn pictures(seed: u64, size: usize, pixels: &mut [u8]) {
+    let images = pixels.par_chunks_exact_mut(size * size * 3).enumerate();
+    images.for_each(|(index, image)| image.copy_from_slice(&picture(seed, index, size)));
+}
+
 /// `count` values of the stream `name`, uniform in -bound..bound, computed in f32.
 fn uniform(seed: u64, name: &str, count: usize, bound: f32) -> Vec<f32> {
     let stream = Stream::new(seed, name);

@@ -5,7 +5,6 @@ use std::time::Instant;
 use alexnet::record::Mode;
 use alexnet::weights::seeded;
 use alexnet::{BatchTimes, Model, Pipeline, Pixels, Result, Score};
-use rayon::prelude::*;
 
 use super::Measuring;
 use super::steps::Steps;
@@ -28,10 +27,7 @@ impl Round {
             let mut pixels = model.pixels(batch_size)?;
             match free.last() {
                 Some(drawn) => pixels.copy_from_slice(drawn),
-                None => pixels
-                    .par_chunks_exact_mut(3 * size * size)
-                    .enumerate()
-                    .for_each(|(index, image)| image.copy_from_slice(&seeded::picture(0, index, size))),
+                None => seeded::pictures(0, size, &mut pixels),
             }
             pipeline.submit(pixels)?;
             free.extend(pipeline.collect()?.map(|done| done.pixels));

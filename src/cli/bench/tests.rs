@@ -1,13 +1,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use alexnet::record::{ColdStart, Windows};
+use alexnet::record::{ColdStart, Subject, Windows};
 use alexnet::statistics::Spread;
 use alexnet::{BatchTimes, Interval};
 use serde_json::Value;
 
 use super::steps::Steps;
 use super::*;
+use crate::cli::samples::names;
 
 fn machine(gpus: &[&str]) -> Machine {
     Machine {
@@ -85,15 +86,6 @@ fn figures_of_steps() {
     assert_eq!(cpu.compute_ms.unwrap().median, 10.0);
 }
 
-/// Names of all values, one entry of each list.
-fn names(value: &Value, path: &str, found: &mut Vec<String>) {
-    match value {
-        Value::Object(fields) => fields.iter().for_each(|(name, value)| names(value, &format!("{path}.{name}"), found)),
-        Value::Array(values) => values.iter().take(1).for_each(|value| names(value, &format!("{path}[]"), found)),
-        _ => found.push(path.trim_start_matches('.').into()),
-    }
-}
-
 /// Whoever reads the JSON relies on these names.
 #[test]
 fn the_json_has_these_names() {
@@ -120,9 +112,7 @@ fn the_json_has_these_names() {
          results[].windows.stable results[].steps results[].images results[].failed {} cold_start.processes cold_start.how",
         spread("cold_start.first_prediction_ms", "p99.9")
     );
-    let mut found = vec![];
-    names(&json, "", &mut found);
-    assert_eq!(found, expected.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(names(&json), expected.split_whitespace().collect::<Vec<_>>());
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("bench.json");
     std::fs::write(&file, record.json()).unwrap();

@@ -90,7 +90,7 @@ pub mod tests {
 
     use super::*;
     use crate::cli::compare::towers;
-    use crate::cli::samples;
+    use crate::cli::samples::{self, names as names_of};
 
     /// Two layouts at two batch sizes.
     pub fn report() -> Compare {
@@ -130,33 +130,19 @@ pub mod tests {
         }
     }
 
-    /// The names that a value has, with `[]` for a list's first element.
-    fn schema(value: &Value, path: &str, names: &mut Vec<String>) {
-        match value {
-            Value::Object(fields) => {
-                fields.iter().for_each(|(name, value)| schema(value, &format!("{path}.{name}"), names));
-            }
-            Value::Array(values) => values.iter().take(1).for_each(|value| schema(value, &format!("{path}[]"), names)),
-            _ => names.push(path.trim_start_matches('.').into()),
-        }
-    }
-
     /// Whoever reads the JSON relies on these names.
     #[test]
     fn the_json_has_these_names() {
         let json: Value = serde_json::from_str(&Record::Compare(report()).json()).unwrap();
-        let mut names = vec![];
         let mut last = json["results"][3].clone();
         let join = last["timeline"]["towers"][0]["spans"][2].clone();
         last["timeline"]["towers"][0]["spans"][0].as_object_mut().unwrap().shift_remove("layers");
-        schema(&json, "", &mut names);
+        let mut names = names_of(&json);
         names.retain(|name| !name.starts_with("results"));
         names.retain(|name| !name.starts_with("machine"));
         let expected = "schema model checkpoint input_size classes param_count gmacs macts split fc deterministic threads precision \
                         seed duration_s layouts[].layout layouts[].meaning layouts[].device equal logits_compared notes[]";
         assert_eq!(names, expected.split_whitespace().collect::<Vec<_>>());
-        names.clear();
-        schema(&last, "", &mut names);
         let spread = |name: &str| {
             ["min", "mean", "median", "max", "cv", "p90", "p95", "p99"]
                 .map(|figure| format!("{name}.{figure}"))
@@ -171,7 +157,7 @@ pub mod tests {
             spread("images_per_second"),
             spread("latency_ms"),
         );
-        assert_eq!(names, expected.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(names_of(&last), expected.split_whitespace().collect::<Vec<_>>());
         assert_eq!(json["results"][0]["timeline"]["towers"][0]["spans"][0]["layers"], json!(["conv1"]));
         assert_eq!((&join["work"], &join["layer"], &join["bytes"]), (&json!("join"), &json!("conv3"), &json!(1000)));
         assert_eq!((&json["results"][0]["speed_up"], &last["layout"]), (&Value::Null, &json!("two-stream")));

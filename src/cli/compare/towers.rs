@@ -38,9 +38,7 @@ pub fn measure(sessions: &mut [Box<dyn Session>], pixels: &Pixels, duration: Dur
 /// Of the median of `timelines`, of which there is at least one.
 fn towers(timelines: &[Timeline]) -> Result<Towers> {
     timelines.iter().try_for_each(check)?;
-    let mut order: Vec<usize> = (0..timelines.len()).collect();
-    order.sort_by_key(|&index| timelines[index].total());
-    let median = &timelines[order[(order.len() - 1) / 2]];
+    let median = Timeline::median(timelines);
     let total = median.total();
     Ok(Towers {
         total_ms: ms(total),

@@ -33,9 +33,7 @@ pub fn measure(model: &Model, batch: usize, seed: u64, duration: Duration, trace
     let size = model.network().input_size;
     let filled = || -> Result<Pixels> {
         let mut pixels = model.pixels(batch)?;
-        for (index, image) in pixels.chunks_exact_mut(3 * size * size).enumerate() {
-            image.copy_from_slice(&seeded::picture(seed, index, size));
-        }
+        seeded::pictures(seed, size, &mut pixels);
         Ok(pixels)
     };
     let pixels = filled()?;

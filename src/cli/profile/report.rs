@@ -1,14 +1,13 @@
 //! From runs to the record: each step's times, what it must do, and what the device could.
 
 use alexnet::backend::StepAsRun;
-use alexnet::record::{Bound, Ceilings, Machine, Profile, ProfileStep, ProfileTrack, Subject};
+use alexnet::record::{Bound, Ceilings, Machine, Profile, ProfileStep, ProfileTrack};
 use alexnet::roofline::Demand;
 use alexnet::statistics::Spread;
 use alexnet::{Error, Model, Precision, Result, Span, Timeline, Work};
 
 use super::Args;
 use super::measure::{Measured, ms};
-use crate::cli::args::threads;
 
 /// How far the steps' sum may be from a run at full speed before that is said.
 const TOLERANCE: f64 = 0.05;
@@ -26,12 +25,7 @@ pub fn profile(model: &Model, machine: Machine, args: &Args, checkpoint: &str, m
     let longest = tracks.iter().map(track_ms).fold(0.0, f64::max);
     let mut profile = Profile {
         machine,
-        subject: Subject {
-            split: args.device.split.map(|split| split.name().into()),
-            fc: args.device.fc.map(|fc| fc.name().into()),
-            deterministic: args.device.deterministic,
-            ..Subject::of(model.network(), checkpoint, threads(args.device.workers))
-        },
+        subject: args.device.subject(model, checkpoint),
         precision: args.precision.name().into(),
         batch_size: batch,
         tracks,
@@ -187,12 +181,12 @@ pub fn warnings(profile: &Profile) -> Vec<String> {
 
 #[cfg(test)]
 pub mod tests {
-    use std::collections::BTreeMap;
-
     use alexnet::net::{Network, Variant};
+    use alexnet::record::Subject;
     use serde_json::Value;
 
     use super::*;
+    use crate::cli::samples::{self, names};
 
     /// Two tracks of two steps, the first of which takes 1.5 ms of the 3 ms that make it 10 % longer than a run.
     pub fn record() -> Profile {
@@ -218,21 +212,8 @@ pub mod tests {
             steps: steps.into(),
         };
         let network = Network::published(Variant::by_name("paper").unwrap(), 1000).unwrap();
-        let machine = Machine {
-            date: "2026-11-29T22:21:16Z".into(),
-            program: "alexnet 0.1.0".into(),
-            commit: None,
-            system: "Linux".into(),
-            cpu: None,
-            cores: 2,
-            device: "a device".into(),
-            gpus: vec![],
-            driver: None,
-            clocks: None,
-            versions: BTreeMap::new(),
-        };
         Profile {
-            machine,
+            machine: samples::machine(),
             subject: Subject::of(&network, "seed:0", 2),
             precision: "float16".into(),
             batch_size: 8,
@@ -254,24 +235,12 @@ pub mod tests {
         }
     }
 
-    /// The names that a value has, with `[]` for a list's first element.
-    fn schema(value: &Value, path: &str, names: &mut Vec<String>) {
-        match value {
-            Value::Object(fields) => {
-                fields.iter().for_each(|(name, value)| schema(value, &format!("{path}.{name}"), names));
-            }
-            Value::Array(values) => values.iter().take(1).for_each(|value| schema(value, &format!("{path}[]"), names)),
-            _ => names.push(path.trim_start_matches('.').into()),
-        }
-    }
-
     /// Whoever reads the JSON relies on these names; what the machine and the network are called is in every record alike.
     #[test]
     fn the_json_has_these_names() {
         let json = serde_json::to_value(alexnet::record::Record::Profile(record())).unwrap();
         assert_eq!(json["schema"], "alexnet.profile.1");
-        let mut names = vec![];
-        schema(&json, "", &mut names);
+        let names = names(&json);
         let before = names.iter().position(|name| name == "precision").unwrap();
         let spread = |name: &str| {
             ["min", "mean", "median", "max", "cv", "p90", "p95", "p99"]

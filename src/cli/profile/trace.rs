@@ -20,7 +20,7 @@ const COPIES_OUT: usize = 12;
 /// The JSON text.
 pub fn draw(profile: &Profile, measured: &Measured) -> String {
     let mut trace = Trace { events: vec![], processes: vec![] };
-    let timeline = median(&measured.timelines);
+    let timeline = Timeline::median(&measured.timelines);
     trace.steps(timeline, profile);
     let after = micros(timeline.total()) + GAP;
     trace.batches(&measured.batches, after, &timeline.tracks[0].place, profile);
@@ -34,12 +34,6 @@ pub fn draw(profile: &Profile, measured: &Measured) -> String {
     });
     let trace = json!({ "displayTimeUnit": "ms", "otherData": about, "traceEvents": trace.events });
     serde_json::to_string_pretty(&trace).expect("only strings and finite numbers") + "\n"
-}
-
-fn median(timelines: &[Timeline]) -> &Timeline {
-    let mut order: Vec<&Timeline> = timelines.iter().collect();
-    order.sort_by_key(|timeline| timeline.total());
-    order[(order.len() - 1) / 2]
 }
 
 fn micros(time: Duration) -> f64 {

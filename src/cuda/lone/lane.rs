@@ -4,7 +4,6 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaEvent, CudaGraph, CudaSlice, CudaStream, DriverError};
 
 use super::{Lone, Operands, Source};
@@ -12,7 +11,7 @@ use crate::cuda::args::{Addresses, DevicePtr};
 use crate::cuda::cublaslt::{CublasLt, Matmul, WORKSPACE_BYTES};
 use crate::cuda::element::{Element, encode_filter};
 use crate::cuda::explain::runs;
-use crate::cuda::launch::Launcher;
+use crate::cuda::launch::{Launcher, capture};
 use crate::cuda::select::{self, Launch, Route};
 use crate::cuda::timeline::{elapsed, timed};
 use crate::cuda::tower::address;
@@ -182,13 +181,7 @@ impl Lane {
     /// # Errors
     /// Those of `enqueue` and of the device.
     pub unsafe fn capture(&self, enqueue: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
-        let capturing = |e| self.failed("capturing a CUDA graph", e);
-        self.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(capturing)?;
-        let captured = enqueue();
-        // Whatever came of it: the stream must not stay in capture mode.
-        let graph = self.stream.end_capture(CUgraphInstantiate_flags(0));
-        captured?;
-        Ok(graph.map_err(capturing)?.expect("a capture that began gives a graph"))
+        capture(&self.stream, enqueue)
     }
 
     /// Waits for all that is queued.
