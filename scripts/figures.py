@@ -8,10 +8,10 @@ No figure of speed stands in these documents that is not between the marks of a 
 """
 
 import json
-import pathlib
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from generated import ROOT, put
+
 MODES = {"latency": "one batch at a time", "compute": "batch after batch", "copied": "with copies", "end_to_end": "from files"}
 NO_GPU = (
     "No figure of a GPU is on record: the kernels have not yet run on hardware. What can be said without one is modelled, and "
@@ -194,18 +194,8 @@ PARTS = [
 def main():
     if sys.argv[1:] not in ([], ["--check"]):
         sys.exit(__doc__)
-    for name, part, generate in PARTS:
-        path = ROOT / name
-        begin, end = f"<!-- generated: {part} -->\n", "<!-- end -->"
-        text = path.read_text()
-        if text.count(begin) != 1:
-            sys.exit(f"{name} has no part '{part}'")
-        before, rest = text.split(begin)
-        _, after = rest.split(end, 1)
-        new = f"{before}{begin}\n{generate()}\n\n{end}{after}"
-        if sys.argv[1:] and new != text:
-            sys.exit(f"{name}, part '{part}', is not what benches/record says: run scripts/figures.py")
-        path.write_text(new)
+    for document, part, generate in PARTS:
+        put(document, part, generate(), bool(sys.argv[1:]), "scripts/figures.py")
 
 
 if __name__ == "__main__":

@@ -17,9 +17,8 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-DOCUMENT = ROOT / "docs/performance.md"
-BEGIN, END = "<!-- generated: resources -->\n", "<!-- end -->"
+from generated import ROOT, put
+
 
 # Compute capability: warps and blocks that a multiprocessor holds, shared memory in KiB.
 LIMITS = {
@@ -123,15 +122,7 @@ def table():
 
 
 def main():
-    document = DOCUMENT.read_text()
-    before, rest = document.split(BEGIN)
-    found, after = rest.split(END, 1)
-    text = table()
-    if "--check" not in sys.argv[1:]:
-        DOCUMENT.write_text(f"{before}{BEGIN}\n{text}\n\n{END}{after}")
-    elif found.strip() != text:
-        changed = sorted(set(text.splitlines()) - set(found.strip().splitlines()))
-        sys.exit("docs/performance.md is stale, run scripts/performance.py; now:\n" + "\n".join(changed))
+    put("docs/performance.md", "resources", table(), "--check" in sys.argv[1:], "scripts/performance.py")
 
 
 main()
