@@ -7,7 +7,6 @@ Needs JAX and NumPy, and the program `alexnet` for weights and logits. It runs o
 record says which. With --budget it stops before the time is up and notes what it left out.
 """
 
-import argparse
 import itertools
 import time
 
@@ -15,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import gpu
 import record as records
 import task as tasks
 
@@ -25,7 +25,6 @@ PRECISIONS = {
     "float16": (None, jnp.float16),
     "bfloat16": (None, jnp.bfloat16),
 }
-MODES = ("latency", "compute")
 
 
 def network(task, dtype):
@@ -76,20 +75,6 @@ def network(task, dtype):
     return logits, parameters
 
 
-def latency(classes, host, duration, least, warm_up):
-    """Seconds of one batch at a time, from the host's pixels to classes on the host."""
-    seconds, begin, warm = [], None, time.perf_counter()
-    while begin is None or len(seconds) < least or time.perf_counter() - begin < duration:
-        started = time.perf_counter()
-        np.asarray(classes(host))
-        now = time.perf_counter()
-        if begin is not None:
-            seconds.append(now - started)
-        elif now - warm >= warm_up:
-            begin = now
-    return seconds
-
-
 def compute(classes, pixels, duration, least, warm_up):
     """Seconds from one result to the next, four batches queued; pixels lie on the device."""
     warm = time.perf_counter()
@@ -109,22 +94,9 @@ def compute(classes, pixels, duration, least, warm_up):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    words = lambda text: text.split(",")
-    parser.add_argument("--alexnet", required=True, help="the program")
-    parser.add_argument("-o", "--output", required=True, help="the record")
-    parser.add_argument("--model", default="torchvision", choices=tasks.VARIANTS)
-    parser.add_argument("--precisions", type=words, default=list(PRECISIONS))
-    parser.add_argument("-b", "--batch-sizes", type=words, default="1,8,32,64,128,256,512,1024".split(","))
-    parser.add_argument("--duration", type=float, default=1.0, help="seconds a measurement")
-    parser.add_argument("--iterations", type=int, default=10, help="steps a measurement at least")
-    parser.add_argument("--warmup", type=float, default=0.2, help="seconds")
-    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds in all")
-    parser.add_argument("--folder", default="target/peers", help="where weights, pictures and logits lie")
+    parser = gpu.parser(__doc__)
+    parser.add_argument("--precisions", **gpu.choices(PRECISIONS))
     args = parser.parse_args()
-    for name in args.precisions:
-        if name not in PRECISIONS:
-            parser.error(f"'{name}' is none of {', '.join(PRECISIONS)}")
     begin = time.monotonic()
     task = tasks.prepare(args.alexnet, args.model, args.folder)
     on_gpu = jax.default_backend() == "gpu"
@@ -154,9 +126,11 @@ def main():
                 jitted = jax.jit(lambda parameters, pixels: function(parameters, pixels).argmax(1))
                 classes = lambda pixels: jitted(parameters, pixels)
                 limits = (args.duration, args.iterations, args.warmup)
-                for mode, measure, pixels in (("latency", latency, host), ("compute", compute, jax.device_put(host))):
-                    seconds = measure(classes, pixels, *limits)
-                    record.add(records.result("jax", "jit, NHWC", mode, precision, size, seconds))
+                pixels = jax.device_put(host)
+                seconds = gpu.latency(lambda: np.asarray(classes(host)), *limits)
+                record.add(records.result("jax", "jit, NHWC", "latency", precision, size, seconds))
+                seconds = compute(classes, pixels, *limits)
+                record.add(records.result("jax", "jit, NHWC", "compute", precision, size, seconds))
         except tasks.Disagreement as error:
             left_out.append(f"{name} ({error})")
             disagree = True

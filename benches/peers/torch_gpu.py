@@ -7,12 +7,12 @@ Needs PyTorch with CUDA and NumPy, and the program `alexnet` for weights and log
 that the script works. With --budget it stops before the time is up and notes what it left out.
 """
 
-import argparse
 import itertools
 import time
 
 import torch
 
+import gpu
 import record as records
 import task as tasks
 from torch_network import Network
@@ -108,21 +108,6 @@ def steps(run, clock, duration, least, warm_up):
     return [clock.seconds(a, b) for a, b in itertools.pairwise(marks)], enqueue
 
 
-def single(run, duration, least, warm_up):
-    """Seconds of one batch at a time, from the host's pixels to classes on the host."""
-    seconds, begin = [], None
-    warm = time.perf_counter()
-    while begin is None or len(seconds) < least or time.perf_counter() - begin < duration:
-        started = time.perf_counter()
-        run()
-        now = time.perf_counter()
-        if begin is not None:
-            seconds.append(now - started)
-        elif now - warm >= warm_up:
-            begin = now
-    return seconds
-
-
 def measure(runner, mode, host, clock, args):
     """Seconds a step, and milliseconds of its parts."""
     limits = (args.duration, args.iterations, args.warmup)
@@ -132,7 +117,7 @@ def measure(runner, mode, host, clock, args):
             runner.pixels.copy_(host, non_blocking=True)
             runner.classes().cpu()
 
-        return single(run, *limits), {}
+        return gpu.latency(run, *limits), {}
     if mode == "compute":
         seconds, enqueue = steps(runner.enqueue, clock, *limits)
         return seconds, {"enqueue_ms": enqueue}
@@ -160,26 +145,12 @@ def measure(runner, mode, host, clock, args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    words = lambda text: text.split(",")
-    parser.add_argument("--alexnet", required=True, help="the program")
-    parser.add_argument("-o", "--output", required=True, help="the record")
-    parser.add_argument("--model", default="torchvision", choices=tasks.VARIANTS)
+    parser = gpu.parser(__doc__)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--configurations", type=words, default=list(CONFIGURATIONS))
-    parser.add_argument("--precisions", type=words, default=list(PRECISIONS))
-    parser.add_argument("--modes", type=words, default=list(MODES))
-    parser.add_argument("-b", "--batch-sizes", type=words, default="1,8,32,64,128,256,512,1024".split(","))
-    parser.add_argument("--duration", type=float, default=1.0, help="seconds a measurement")
-    parser.add_argument("--iterations", type=int, default=10, help="steps a measurement at least")
-    parser.add_argument("--warmup", type=float, default=0.2, help="seconds")
-    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds in all")
-    parser.add_argument("--folder", default="target/peers", help="where weights, pictures and logits lie")
+    parser.add_argument("--configurations", **gpu.choices(CONFIGURATIONS))
+    parser.add_argument("--precisions", **gpu.choices(PRECISIONS))
+    parser.add_argument("--modes", **gpu.choices(MODES))
     args = parser.parse_args()
-    for given, known in ((args.configurations, CONFIGURATIONS), (args.precisions, PRECISIONS), (args.modes, MODES)):
-        for name in given:
-            if name not in known:
-                parser.error(f"'{name}' is none of {', '.join(known)}")
     begin = time.monotonic()
     on_gpu = args.device == "cuda"
     if on_gpu and not torch.cuda.is_available():
