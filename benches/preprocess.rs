@@ -5,7 +5,7 @@ mod common;
 
 use alexnet::Precision;
 use alexnet::backend::{Backend, Input};
-use alexnet::cpu::CpuBackend;
+use alexnet::cpu::{CpuBackend, Settings};
 use alexnet::net::{Op, Pool, Shape, Variant};
 use alexnet::plan::{Plan, StepKind};
 use alexnet::roofline::Demand;
@@ -40,7 +40,7 @@ fn case(variant: &'static Variant, batch: usize) -> Case<'static> {
         demands: vec![Demand::of(network, step, batch, Precision::Float32)],
         make: Box::new(move || {
             let plan = plan(&weights, batch);
-            let backend = CpuBackend::new(weights, common::cpu::threads()).expect("threads start");
+            let backend = CpuBackend::new(weights, Settings::new(common::cpu::threads())).expect("threads start");
             let how = backend.steps(&plan).expect("the network's own")[0][0].kernel.clone();
             let mut session = backend.session(plan).expect("memory for a batch");
             let picture = |index| seeded::picture(1, index, variant.input_size);

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use crate::backend::{
     Activation, Backend, Done, Gpu, Holding, Input, Pipeline, Prediction, Score, Scored, Session, StepAsRun,
 };
-use crate::cpu::{CpuBackend, CpuTowers};
+use crate::cpu::{self, CpuBackend, CpuTowers};
 #[cfg(feature = "cuda")]
 use crate::cuda::{CudaBackend, CudaDevice, Settings, Towers};
 use crate::image::{self, DecodeOptions};
@@ -391,7 +391,7 @@ fn run_in_batches(
 /// A device that is ready to take weights.
 enum OpenDevice {
     Cpu {
-        threads: usize,
+        settings: cpu::Settings,
         towers: bool,
     },
     #[cfg(feature = "cuda")]
@@ -407,16 +407,17 @@ impl OpenDevice {
     fn open(options: &Options) -> Result<(Self, Option<String>)> {
         let all = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let threads = options.threads.unwrap_or_else(all).get();
-        let cpu = OpenDevice::Cpu { threads, towers: options.split == Some(Split::TwoStream) };
         let precision = options.precision;
+        let settings = cpu::Settings { float16: precision == Precision::Float16, ..cpu::Settings::new(threads) };
+        let cpu = OpenDevice::Cpu { settings, towers: options.split == Some(Split::TwoStream) };
         Fc::check(options.fc, options.deterministic)?;
         let cublaslt = options.fc == Some(Fc::CublasLt);
         let two_gpus = options.split == Some(Split::TwoGpu);
-        let cpu_computes = precision == Precision::Float32 && !options.deterministic && !cublaslt && !two_gpus;
+        let cpu_computes = matches!(precision, Precision::Float32 | Precision::Float16) && !cublaslt && !two_gpus;
         let asked = match (cublaslt, two_gpus) {
-            (true, _) => "cuBLASLt".into(),
-            (_, true) => "a split between two GPUs".into(),
-            _ => format!("{}{}", if options.deterministic { "deterministic " } else { "" }, precision.name()),
+            (true, _) => "cuBLASLt",
+            (_, true) => "a split between two GPUs",
+            _ => precision.name(),
         };
         match &options.device {
             Device::Cpu if cublaslt => {
@@ -427,14 +428,14 @@ impl OpenDevice {
             )),
             Device::Cpu if cpu_computes => Ok((cpu, None)),
             Device::Cpu => Err(Error::Usage(format!(
-                "the CPU computes in float32, not {asked}; leave that out, or say --device cuda"
+                "the CPU computes in float32 or float16, not {asked}; leave that out, or say --device cuda"
             ))),
             Device::Cuda(ordinals) => Ok((Self::cuda(ordinals, options)?, None)),
             Device::Auto => match Self::cuda(&[0], options) {
                 Ok(device) => Ok((device, None)),
                 Err(Error::Device(reason)) if cpu_computes => Ok((cpu, Some(reason))),
                 Err(Error::Device(reason)) => {
-                    Err(Error::Device(format!("{asked} needs a GPU: {reason}; the CPU computes in float32")))
+                    Err(Error::Device(format!("{asked} needs a GPU: {reason}; the CPU computes in float32 or float16")))
                 }
                 Err(error) => Err(error),
             },
@@ -469,8 +470,8 @@ impl OpenDevice {
 
     fn upload(self, weights: Weights) -> Result<Box<dyn Backend>> {
         match self {
-            OpenDevice::Cpu { threads, towers: true } => Ok(Box::new(CpuTowers::new(weights, threads)?)),
-            OpenDevice::Cpu { threads, towers: false } => Ok(Box::new(CpuBackend::new(weights, threads)?)),
+            OpenDevice::Cpu { settings, towers: true } => Ok(Box::new(CpuTowers::new(weights, settings)?)),
+            OpenDevice::Cpu { settings, towers: false } => Ok(Box::new(CpuBackend::new(weights, settings)?)),
             #[cfg(feature = "cuda")]
             OpenDevice::Cuda { devices, settings, split } => {
                 let weights = Arc::new(weights);

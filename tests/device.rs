@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use alexnet::backend::Backend;
-use alexnet::cpu::CpuBackend;
+use alexnet::cpu::{self, CpuBackend};
 use alexnet::cuda::{CudaBackend, CudaDevice, Element, Rules, Settings, round_to_tf32};
 use alexnet::weights::Weights;
 use alexnet::{Device, Fc, Options, Precision};
@@ -109,7 +109,7 @@ pub fn options(target: Target) -> Options {
 /// `weights` on `target`.
 pub fn backend(target: Target, weights: Weights) -> Box<dyn Backend> {
     if !target.cuda {
-        return Box::new(CpuBackend::new(weights, THREADS).unwrap());
+        return Box::new(CpuBackend::new(weights, cpu::Settings::new(THREADS)).unwrap());
     }
     let settings = Settings { precision: target.precision, fc: target.fc, ..Settings::default() };
     Box::new(CudaBackend::new(weights, cuda(), settings).unwrap())

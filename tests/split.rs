@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use alexnet::backend::{Backend, Input};
-use alexnet::cpu::CpuTowers;
+use alexnet::cpu::{self, CpuTowers};
 use alexnet::cuda::{CudaBackend, Settings, Towers};
 use alexnet::net::{Network, VARIANTS, Variant};
 use alexnet::plan::Plan;
@@ -72,7 +72,7 @@ on_every_split! {
 /// `weights` in two towers on `on`.
 fn towers(on: Target, split: Split, weights: Weights) -> Box<dyn Backend> {
     if !on.cuda {
-        return Box::new(CpuTowers::new(weights, 3).unwrap());
+        return Box::new(CpuTowers::new(weights, cpu::Settings::new(3)).unwrap());
     }
     let settings = Settings { precision: on.precision, fc: on.fc, ..Settings::default() };
     let second = (split == Split::TwoGpu).then(|| device::second().expect("asked for before"));
@@ -248,7 +248,7 @@ fn each_tower_holds_half() {
         .parameters()
         .map(|p| LayerWeights { weight: vec![0.0; p.len() - p.weight_shape[0]], bias: vec![0.0; p.weight_shape[0]] });
     let weights = Weights::new(network.clone(), zeros.collect()).unwrap();
-    let holdings = CpuTowers::new(weights, 3).unwrap().holdings(Plan::new(&network, 2, &[]).unwrap()).unwrap();
+    let holdings = CpuTowers::new(weights, cpu::Settings::new(3)).unwrap().holdings(Plan::new(&network, 2, &[]).unwrap()).unwrap();
     let filters = [48 * 11 * 11 * 3, 128 * 5 * 5 * 48, 192 * 3 * 3 * 256, 192 * 3 * 3 * 192, 128 * 3 * 3 * 192];
     let half = filters.iter().sum::<usize>() + (48 + 128 + 192 + 192 + 128) + 2048 * (6 * 6 * 256 + 1 + 4096 + 1);
     let fc8 = 1000 * (4096 + 1);
@@ -286,7 +286,7 @@ fn what_cannot_be_split_is_refused_when_it_is_loaded() {
     refused(Split::TwoGpu, &["CPU", "two-stream"]);
     let torchvision = Variant::by_name("torchvision").unwrap();
     let odd = Network::with_widths(torchvision, &[4, 4, 5, 4, 4, 4, 4, 3], 63).unwrap();
-    let error = CpuTowers::new(random(odd), 2).err().unwrap();
+    let error = CpuTowers::new(random(odd), cpu::Settings::new(2)).err().unwrap();
     assert!(matches!(error, Error::Usage(_)), "{error:?}");
     assert!(["conv3", "5"].iter().all(|part| error.to_string().contains(part)), "{error}");
 }

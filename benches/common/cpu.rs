@@ -2,7 +2,7 @@
 
 use alexnet::Precision;
 use alexnet::backend::{Backend, Input};
-use alexnet::cpu::CpuBackend;
+use alexnet::cpu::{CpuBackend, Settings};
 use alexnet::net::Op;
 use alexnet::plan::{Plan, StepKind};
 use alexnet::roofline::Demand;
@@ -48,7 +48,7 @@ fn routine(layer: Layer, relu: bool, batch: usize) -> Routine<'static> {
     let weights = layer.weights(relu, || uniform(&mut rng));
     let values: Vec<f32> = (0..batch * layer.input.len()).map(|_| uniform(&mut rng)).collect();
     let plan = Plan::new(weights.network(), batch, &[]).expect("a batch of at least one");
-    let backend = CpuBackend::new(weights, threads()).expect("threads start");
+    let backend = CpuBackend::new(weights, Settings::new(threads())).expect("threads start");
     let how = backend.steps(&plan).expect("the network's own")[0][1].kernel.clone();
     let mut session = backend.session(plan).expect("memory for a layer");
     let round = Box::new(move || session.run(Input::Tensor(&values)).expect("the input fits"));

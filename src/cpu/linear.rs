@@ -1,103 +1,98 @@
-//! Fully connected layers. Up to [`DOT_BATCH`] images are bound by reading the weights and take dot products; more images
-//! take a GEMM.
+//! Fully connected layers: a product of few rows, bound by reading the weights up to some ten images.
 
-use rayon::prelude::*;
+use half::f16;
 
-use super::bias_relu;
-use super::gemm::multiply_transposed;
+use super::gemm::{Packed, Panels};
+use super::team::{Parts, Team};
+use super::vector::LANES;
 use crate::net::Shape;
 use crate::weights::LayerWeights;
+use crate::{Error, Result};
 
-/// Largest batch for which one pass of dot products over the weights beats a GEMM that repacks them.
-const DOT_BATCH: usize = 4;
+/// Tasks a thread, so that one that is held up leaves work to the others.
+const TASKS: usize = 4;
 
-/// Accumulators of a dot product: independent sums that vectorise.
-const LANES: usize = 16;
-
-/// Weights as (out, in), `in` in (H, W, C) order.
-pub struct Matrix {
-    inputs: usize,
-    /// (out, in).
-    rows: Vec<f32>,
-    /// (out).
-    bias: Vec<f32>,
+/// Weights, in the type that they are stored in.
+pub enum Matrix {
+    Float32(Panels<f32>),
+    /// Rounded to half precision: half of the memory and of the time to read it. Computing is in float32.
+    Float16(Panels<f16>),
 }
 
 impl Matrix {
     /// From (out, C * H * W), where `input` is the shape that was flattened.
-    pub fn pack(input: Shape, weights: LayerWeights) -> Self {
-        let LayerWeights { weight, bias } = weights.channels_last(input.h * input.w);
-        Matrix { inputs: input.len(), rows: weight, bias }
+    ///
+    /// # Errors
+    /// [`Error::Device`] where memory is short, [`Error::Usage`] for a weight that half precision does not hold.
+    pub fn pack(input: Shape, weights: &LayerWeights, half: bool) -> Result<Self> {
+        let LayerWeights { weight, bias } = weights;
+        let order = |term: usize| term % input.c * (input.h * input.w) + term / input.c;
+        if !half {
+            return Ok(Matrix::Float32(Panels::pack(weight, bias, order)?));
+        }
+        match weight.iter().find(|weight| f16::from_f32(**weight).is_infinite()) {
+            None => Ok(Matrix::Float16(Panels::pack(weight, bias, order)?)),
+            Some(weight) => Err(Error::Usage(format!(
+                "a weight of {weight} is beyond float16's range, which ends at 65504; leave --precision out"
+            ))),
+        }
     }
 
-    /// Elements of weights and biases.
-    pub fn len(&self) -> usize {
-        self.rows.len() + self.bias.len()
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Matrix::Float32(panels) => panels.bytes(),
+            Matrix::Float16(panels) => panels.bytes(),
+        }
     }
 
     /// Outputs.
     pub fn width(&self) -> usize {
-        self.bias.len()
-    }
-}
-
-/// What computes it for `images` images, in words.
-pub fn how(images: usize) -> &'static str {
-    if images <= DOT_BATCH { "dot products" } else { "gemm" }
-}
-
-/// x * W^T + bias, + ReLU: `source` (N, in) to `target` (N, out).
-pub fn forward(matrix: &Matrix, relu: bool, images: usize, source: &[f32], target: &mut [f32]) {
-    if images <= DOT_BATCH {
-        dot_products(matrix, images, source, target);
-    } else {
-        multiply(matrix, images, source, target);
-    }
-    bias_relu(target, &matrix.bias, relu);
-}
-
-fn dot_products(matrix: &Matrix, images: usize, source: &[f32], target: &mut [f32]) {
-    let outputs = matrix.bias.len();
-    assert!(source.len() == images * matrix.inputs && target.len() == images * outputs);
-    let columns = &Columns { start: target.as_mut_ptr() };
-    matrix.rows.par_chunks_exact(matrix.inputs).enumerate().with_min_len(16).for_each(|(output, row)| {
-        for (image, input) in source.chunks_exact(matrix.inputs).enumerate() {
-            // SAFETY: image < images and output < outputs by the lengths asserted above, so the element lies in `target`,
-            // which is borrowed for this call; `output` differs between tasks, so no two write one element.
-            unsafe { *columns.start.add(image * outputs + output) = dot(row, input) };
-        }
-    });
-}
-
-/// Start of an (images, outputs) matrix whose columns are written by different tasks.
-struct Columns {
-    start: *mut f32,
-}
-// SAFETY: tasks share the pointer and write disjoint columns; see `dot_products`.
-unsafe impl Sync for Columns {}
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; LANES];
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let tail: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y).sum();
-    for (a, b) in a_chunks.zip(b_chunks) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
+        match self {
+            Matrix::Float32(panels) => panels.columns(),
+            Matrix::Float16(panels) => panels.columns(),
         }
     }
-    sums.iter().sum::<f32>() + tail
+
+    /// x * W^T + bias, + ReLU: `source` (N, in) to `target` (N, out).
+    ///
+    /// # Panics
+    /// If the lengths are not those of `images` images.
+    pub fn forward(&self, relu: bool, team: &Team<'_>, images: usize, source: &[f32], target: &mut [f32]) {
+        match self {
+            Matrix::Float32(panels) => multiply(panels, relu, team, images, source, target),
+            Matrix::Float16(panels) => multiply(panels, relu, team, images, source, target),
+        }
+    }
 }
 
-/// Output columns are split between the threads, each a GEMM of its own over all images.
-fn multiply(matrix: &Matrix, images: usize, source: &[f32], target: &mut [f32]) {
-    let outputs = matrix.bias.len();
-    assert!(source.len() == images * matrix.inputs && target.len() == images * outputs);
-    let width = outputs.div_ceil(rayon::current_num_threads());
-    let columns = &Columns { start: target.as_mut_ptr() };
-    matrix.rows.par_chunks(width * matrix.inputs).enumerate().for_each(|(task, rows)| {
-        // SAFETY: `source` is images x inputs and `rows` is (its own count) x inputs, contiguous; the task writes columns
-        // task * width and on of `target`, at most `outputs` of them in all, which no other task touches; lengths are
-        // asserted above.
-        unsafe { multiply_transposed(source, rows, matrix.inputs, columns.start.add(task * width), outputs) };
+fn multiply<B: Packed>(
+    panels: &Panels<B>,
+    relu: bool,
+    team: &Team<'_>,
+    images: usize,
+    source: &[f32],
+    target: &mut [f32],
+) {
+    let columns = panels.columns();
+    assert_eq!(target.len(), images * columns, "the output of {images} images");
+    team.scratch.with(images * panels.terms(), |blocked| {
+        let inputs = source.len() / images;
+        for (block, blocked) in blocked.chunks_exact_mut(images * LANES).enumerate() {
+            for (row, source) in blocked.chunks_exact_mut(LANES).zip(source.chunks_exact(inputs)) {
+                let run = (inputs - block * LANES).min(LANES);
+                row[..run].copy_from_slice(&source[block * LANES..][..run]);
+                row[run..].fill(0.0);
+            }
+        }
+        let (target, blocked) = (&Parts::of(target), &*blocked);
+        let tasks = (TASKS * team.threads).min(panels.panels());
+        team.for_each(tasks, |task| {
+            let share = |task: usize| panels.panels() * task / tasks;
+            // SAFETY: `target` has `columns` elements a row, and each task its own panels' columns of them.
+            unsafe {
+                panels.multiply(team, share(task)..share(task + 1), relu, images, blocked, target.start(), columns);
+            }
+        });
     });
 }

@@ -1,58 +1,123 @@
 //! Max pool and adaptive average pool over NHWC activations, one output row a task.
 
-use rayon::prelude::*;
+use std::ops::Range;
 
+use super::team::{Parts, Team};
+use super::vector::{Kernel, LANES, Vector};
 use crate::net::{Pool, Shape};
 
 /// Max over `pool.kernel` x `pool.kernel` windows; no padding. A NaN in a window is its maximum, as in PyTorch.
-pub fn max(pool: Pool, input: Shape, output: Shape, source: &[f32], target: &mut [f32]) {
-    for_each_output_row(output, target, |image, p, row| {
-        for (q, maxima) in row.chunks_exact_mut(output.c).enumerate() {
-            maxima.fill(f32::NEG_INFINITY);
-            for h in p * pool.stride..p * pool.stride + pool.kernel {
-                for w in q * pool.stride..q * pool.stride + pool.kernel {
-                    for (maximum, &value) in maxima.iter_mut().zip(pixel(input, source, image, h, w)) {
-                        // Nothing is greater than a NaN, so one that got in stays.
-                        if value > *maximum || value.is_nan() {
-                            *maximum = value;
-                        }
-                    }
-                }
-            }
-        }
-    });
+///
+/// # Panics
+/// If the lengths are not those of whole images.
+pub fn max(pool: Pool, input: Shape, output: Shape, team: &Team<'_>, source: &[f32], target: &mut [f32]) {
+    let window = |index: usize| index * pool.stride..index * pool.stride + pool.kernel;
+    run(window, window, Reduction::Max, input, output, team, source, target);
 }
 
 /// Mean over windows that cover the input: output row p averages rows floor(p*H/P) to ceil((p+1)*H/P).
-pub fn adaptive_avg(input: Shape, output: Shape, source: &[f32], target: &mut [f32]) {
+///
+/// # Panics
+/// As [`max`].
+pub fn adaptive_avg(input: Shape, output: Shape, team: &Team<'_>, source: &[f32], target: &mut [f32]) {
     let window =
         |index: usize, input: usize, output: usize| index * input / output..((index + 1) * input).div_ceil(output);
-    for_each_output_row(output, target, |image, p, row| {
-        let rows = window(p, input.h, output.h);
-        for (q, means) in row.chunks_exact_mut(output.c).enumerate() {
-            let columns = window(q, input.w, output.w);
-            means.fill(0.0);
-            for h in rows.clone() {
-                for w in columns.clone() {
-                    for (mean, value) in means.iter_mut().zip(pixel(input, source, image, h, w)) {
-                        *mean += value;
-                    }
-                }
+    let rows = |p: usize| window(p, input.h, output.h);
+    let columns = |q: usize| window(q, input.w, output.w);
+    run(rows, columns, Reduction::Mean, input, output, team, source, target);
+}
+
+#[derive(Clone, Copy)]
+enum Reduction {
+    Max,
+    Mean,
+}
+
+/// Output row p, column q is of the window `rows(p)`, `columns(q)`.
+#[expect(clippy::too_many_arguments, reason = "a step's shapes, source and target beside the two windows")]
+fn run(
+    rows: impl Fn(usize) -> Range<usize> + Sync + Send,
+    columns: impl Fn(usize) -> Range<usize> + Sync + Send,
+    reduction: Reduction,
+    input: Shape,
+    output: Shape,
+    team: &Team<'_>,
+    source: &[f32],
+    target: &mut [f32],
+) {
+    let images = target.len() / output.len();
+    assert!(source.len() == images * input.len() && target.len() == images * output.len(), "{images} images");
+    let row_len = output.w * output.c;
+    let parts = &Parts::of(target);
+    team.for_each(images * output.h, |row| {
+        let (image, p) = (row / output.h, row % output.h);
+        let rows = rows(p);
+        assert!(rows.end <= input.h);
+        for q in 0..output.w {
+            let columns = columns(q);
+            assert!(columns.end <= input.w);
+            let first = ((image * input.h + rows.start) * input.w + columns.start) * input.c;
+            // SAFETY: the window's rows and columns are the image's, as asserted, and the target's pixel is this task's alone.
+            unsafe {
+                team.isa.run(Window {
+                    source: source.as_ptr().add(first),
+                    rows: rows.len(),
+                    row_pitch: input.w * input.c,
+                    columns: columns.len(),
+                    channels: input.c,
+                    target: parts.start().add(row * row_len + q * output.c),
+                    reduction,
+                });
             }
-            let count = (rows.len() * columns.len()) as f32;
-            means.iter_mut().for_each(|mean| *mean /= count);
         }
     });
 }
 
-/// Calls `body(image, p, row)` for every output row, in parallel; `row` is (Q, C).
-fn for_each_output_row(output: Shape, target: &mut [f32], body: impl Fn(usize, usize, &mut [f32]) + Sync) {
-    let rows = target.par_chunks_exact_mut(output.w * output.c).enumerate();
-    rows.for_each(|(index, row)| body(index / output.h, index % output.h, row));
+/// One pixel of the output. Its promises: `source` can be read at row * row_pitch + column * channels + channel, `target` written
+/// for all channels.
+struct Window {
+    source: *const f32,
+    rows: usize,
+    row_pitch: usize,
+    columns: usize,
+    channels: usize,
+    target: *mut f32,
+    reduction: Reduction,
 }
 
-/// Channels of one input pixel.
-fn pixel(shape: Shape, source: &[f32], image: usize, h: usize, w: usize) -> &[f32] {
-    let start = ((image * shape.h + h) * shape.w + w) * shape.c;
-    &source[start..start + shape.c]
+impl Kernel for Window {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        // SAFETY: the promises.
+        unsafe {
+            match self.reduction {
+                Reduction::Max => self.reduce::<V, true>(),
+                Reduction::Mean => self.reduce::<V, false>(),
+            }
+        }
+    }
+}
+
+impl Window {
+    #[inline(always)]
+    unsafe fn reduce<V: Vector, const MAX: bool>(self) {
+        // SAFETY: rows, columns and channels are those of the promises.
+        unsafe {
+            let count = V::splat((self.rows * self.columns) as f32);
+            for channel in (0..self.channels).step_by(LANES) {
+                let part = (self.channels - channel).min(LANES);
+                let mut result = V::splat(if MAX { f32::NEG_INFINITY } else { 0.0 });
+                for row in 0..self.rows {
+                    for column in 0..self.columns {
+                        let from = self.source.add(row * self.row_pitch + column * self.channels + channel);
+                        let value = if part == LANES { V::load(from) } else { V::load_part(from, part) };
+                        result = if MAX { result.max_or_nan(value) } else { result.add(value) };
+                    }
+                }
+                let result = if MAX { result } else { result.div(count) };
+                let to = self.target.add(channel);
+                if part == LANES { result.store(to) } else { result.store_part(to, part) }
+            }
+        }
+    }
 }

@@ -11,7 +11,10 @@ use rayon::prelude::*;
 use super::clock::Clock;
 use super::pipeline::CpuPipeline;
 use super::softmax::TopK;
-use super::{Group, PackedLayer, as_run, buffers, bytes, ceilings, pixels, run_step, start, threads, zeroed};
+use super::group::Group;
+use super::memory::Scratch;
+use super::preprocess::Table;
+use super::{Settings, as_run, ceilings, pixels, run_step, start, threads, zeroed};
 use crate::backend::{
     Activation, Backend, Holding, Input, Pipeline, Prediction, Score, Session, StepAsRun, Timeline, Work,
 };
@@ -24,39 +27,47 @@ use crate::{Error, Result, split};
 
 /// A network's weights in two towers on the CPU, each with half of every layer's filters; the first has all of the last layer's.
 pub struct CpuTowers {
+    settings: Settings,
     shared: Arc<Shared>,
 }
 
 /// What every session needs.
 struct Shared {
     network: Network,
+    table: Table,
     groups: [Group; 2],
 }
 
 impl CpuTowers {
-    /// Lays out `weights` for the kernels and starts `threads` threads, one at least for each tower.
+    /// Starts threads, one at least for each tower, and lays out `weights` for the kernels.
     ///
     /// # Errors
-    /// [`Error::Usage`] naming a layer that cannot be divided, [`Error::Device`] when the threads cannot be started.
-    pub fn new(weights: Weights, threads: usize) -> Result<Self> {
-        let [plan, _] = split::towers(&Plan::new(weights.network(), 1, &[])?)?;
-        let steps = plan.steps.iter().filter(|step| step.weights().is_some());
+    /// As [`CpuBackend::new`](super::CpuBackend::new), and [`Error::Usage`] naming a layer that cannot be divided.
+    pub fn new(weights: Weights, settings: Settings) -> Result<Self> {
+        let plans = split::towers(&Plan::new(weights.network(), 1, &[])?)?;
         let (network, layers) = weights.into_parts();
-        let (mut first, mut second) = (vec![], vec![]);
-        for ((node, layer), step) in network.weighted().zip(layers).zip(steps) {
-            let pack = |weights| PackedLayer::pack(node.layer.op, node.input, weights);
+        let steps = plans.each_ref().map(|plan| plan.steps.iter().filter(|step| step.weights().is_some()));
+        let (mut halves, mut rest) = ([vec![], vec![]], vec![]);
+        for ((index, layer), step) in layers.into_iter().enumerate().zip(steps[0].clone()) {
             match step.half {
                 Some(_) => {
-                    let halves = [0, 1].map(|number| pack(layer.half(number)));
-                    for (layers, half) in [&mut first, &mut second].into_iter().zip(halves) {
-                        layers.push(half);
+                    for (number, halves) in halves.iter_mut().enumerate() {
+                        let step = steps[number].clone().nth(index).expect("both have this half");
+                        halves.push((step.clone(), layer.half(number)));
                     }
                 }
-                None => first.push(pack(layer)),
+                None => rest.push((step.clone(), layer)),
             }
         }
-        let groups = [Group::new(threads.div_ceil(2).max(1), first)?, Group::new((threads / 2).max(1), second)?];
-        Ok(CpuTowers { shared: Arc::new(Shared { network, groups }) })
+        let [mut first, second] = halves;
+        first.append(&mut rest);
+        let threads = settings.threads;
+        let groups = [
+            Group::new(&settings, threads.div_ceil(2).max(1), first.into_iter())?,
+            Group::new(&settings, (threads / 2).max(1), second.into_iter())?,
+        ];
+        let table = Table::new(&network.variant.preprocess);
+        Ok(CpuTowers { settings, shared: Arc::new(Shared { network, table, groups }) })
     }
 
     fn open(&self, plan: Plan) -> Result<TowersSession> {
@@ -82,7 +93,7 @@ impl CpuTowers {
 impl Backend for CpuTowers {
     fn description(&self) -> String {
         let [first, second] = self.shared.groups.each_ref().map(|group| group.threads);
-        format!("CPU, two towers on {first} + {second} threads, float32")
+        format!("CPU, two towers on {first} + {second} threads, {}", self.settings.precision())
     }
 
     fn session(&self, plan: Plan) -> Result<Box<dyn Session>> {
@@ -102,7 +113,7 @@ impl Backend for CpuTowers {
         let holding = |tower: &Tower| Holding {
             place: tower.place(),
             weights: tower.group().weights(),
-            buffers: bytes(&tower.buffers) + bytes([&tower.joined, &tower.letter]),
+            buffers: tower.buffers.iter().chain([&tower.joined, &tower.letter]).map(|buffer| 4 * buffer.len()).sum(),
         };
         Ok(session.towers.iter().map(holding).collect())
     }
@@ -139,6 +150,7 @@ struct Tower {
     joined: Vec<f32>,
     /// (N, H, W, channels that the other takes), on its way. The towers swap theirs wherever they meet.
     letter: Vec<f32>,
+    scratch: Scratch,
 }
 
 impl Tower {
@@ -147,8 +159,9 @@ impl Tower {
         let joined = plan.steps.iter().filter(|step| step.is_joined()).map(Step::room).max();
         let letter = plans.iter().flat_map(|plan| &plan.steps).map(Step::given_values).max();
         let (joined, letter) = (joined.unwrap_or(0) * plan.batch, letter.unwrap_or(0) * plan.batch);
-        let (buffers, joined, letter) = (buffers(plan)?, zeroed(joined)?, zeroed(letter)?);
-        Ok(Tower { index, shared, plans, buffers, joined, letter })
+        let buffers = plan.buffers.iter().map(|elements| zeroed(elements * plan.batch)).collect::<Result<_>>()?;
+        let (joined, letter) = (zeroed(joined)?, zeroed(letter)?);
+        Ok(Tower { index, shared, plans, buffers, joined, letter, scratch: Scratch::default() })
     }
 
     fn group(&self) -> &Group {
@@ -161,8 +174,9 @@ impl Tower {
 
     /// Runs the tower's plan; `None` where the other is gone.
     fn run(&mut self, images: usize, input: Input<'_>, link: Link, clock: &mut Clock) -> Option<()> {
-        let Tower { index, shared, plans, buffers, joined, letter } = self;
+        let Tower { index, shared, plans, buffers, joined, letter, scratch } = self;
         let (group, plan, other) = (&shared.groups[*index], &plans[*index], &plans[1 - *index]);
+        let team = group.team(scratch);
         let mut meets = false;
         for (place, step) in plan.steps.iter().enumerate() {
             // Taken out of the list, so that source and target can be borrowed at once; a plan never has them equal.
@@ -170,10 +184,10 @@ impl Tower {
             let output = &mut target[..images * step.output.len()];
             // Threads of the group never wait for the other tower, which may need them for another session.
             group.pool.install(|| match step.source {
-                None => start(step, input, output),
+                None => start(step, &shared.table, &team, input, output),
                 Some(source) => {
                     let source = if meets { &*joined } else { &buffers[source] };
-                    run_step(step, &group.layers, images, 0, &source[..images * step.input.len()], output);
+                    run_step(step, group, &team, images, 0, &source[..images * step.input.len()], output);
                 }
             });
             clock.done(|| Work::Layers(step.layers.clone()));
@@ -373,7 +387,7 @@ mod tests {
     fn a_panic_in_a_tower_ends_the_run() {
         let checkpoint = crate::demo_checkpoint();
         let variant = checkpoint.choose_variant(None).unwrap();
-        let towers = CpuTowers::new(checkpoint.into_weights(variant, 95).unwrap(), 3).unwrap();
+        let towers = CpuTowers::new(checkpoint.into_weights(variant, 95).unwrap(), Settings::new(3)).unwrap();
         let plan = Plan::new(&towers.shared.network, 1, &[]).unwrap();
         let pixels = seeded::picture(1, 0, 95);
         for tower in [0, 1] {

@@ -1,0 +1,184 @@
+//! B, packed once, with a bias a column.
+
+use std::ops::Range;
+
+use half::f16;
+use rayon::prelude::*;
+
+use super::micro::{Product, Stored, WIDTH};
+use crate::Result;
+use crate::cpu::memory::Memory;
+use crate::cpu::team::{Parts, Team};
+use crate::cpu::vector::{Kernel, LANES, Vector};
+
+/// Terms that are summed in one go: a panel of as many is to stay in the L1 cache beside the rows of A that it meets.
+const DEPTH: usize = 256;
+
+/// Columns of (terms), cut into parts of [`DEPTH`] terms and panels of [`WIDTH`] columns, both filled up with zeros:
+/// (parts, panels, terms, 16).
+pub struct Panels<B> {
+    values: Memory<B>,
+    /// A multiple of 8.
+    terms: usize,
+    columns: usize,
+    /// (columns), filled up.
+    bias: Vec<f32>,
+}
+
+/// An element type that panels are packed in.
+pub trait Packed: Stored + bytemuck::Pod {
+    fn pack(values: &[f32; WIDTH]) -> [Self; WIDTH];
+}
+
+impl Packed for f32 {
+    fn pack(values: &[f32; WIDTH]) -> [f32; WIDTH] {
+        *values
+    }
+}
+
+impl Packed for f16 {
+    fn pack(values: &[f32; WIDTH]) -> [f16; WIDTH] {
+        values.map(f16::from_f32)
+    }
+}
+
+impl<B: Packed> Panels<B> {
+    /// From `rows` (columns, terms), of which term t is element `order(t)` of a row.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) where memory is short.
+    pub fn pack(rows: &[f32], bias: &[f32], order: impl Fn(usize) -> usize) -> Result<Self> {
+        let columns = bias.len();
+        let given = rows.len() / columns;
+        let order: Vec<usize> = (0..given).map(order).collect();
+        let (terms, panels) = (given.next_multiple_of(LANES), columns.div_ceil(WIDTH));
+        let mut values: Memory<B> = Memory::zeroed(panels * terms * WIDTH)?;
+        let parts = &Parts::of(&mut values);
+        (0..panels).into_par_iter().for_each(|panel| {
+            let filled = (columns - panel * WIDTH).min(WIDTH);
+            for (term, &place) in order.iter().enumerate() {
+                let mut row = [0.0; WIDTH];
+                for (column, value) in row.iter_mut().enumerate().take(filled) {
+                    *value = rows[(panel * WIDTH + column) * given + place];
+                }
+                let part = term / DEPTH * DEPTH;
+                let depth = DEPTH.min(terms - part);
+                let target = (part * panels + panel * depth + term - part) * WIDTH;
+                // SAFETY: parts before have DEPTH terms of every panel, panels before `depth` terms: the place is this panel's
+                // alone, and less than panels * terms * WIDTH.
+                unsafe { parts.start().add(target).cast::<[B; WIDTH]>().write_unaligned(B::pack(&row)) };
+            }
+        });
+        let mut bias = bias.to_vec();
+        bias.resize(panels * WIDTH, 0.0);
+        Ok(Panels { values, terms, columns, bias })
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        self.values.bytes() + size_of::<f32>() * self.bias.len()
+    }
+
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Terms, filled up to a multiple of 8.
+    pub fn terms(&self) -> usize {
+        self.terms
+    }
+
+    pub fn panels(&self) -> usize {
+        self.bias.len() / WIDTH
+    }
+
+    /// Product, bias and ReLU: columns of `panels` of `target`, (rows, columns) with `pitch` elements from a row to the next.
+    /// `a` is (terms / 8, rows, 8).
+    ///
+    /// # Safety
+    /// `target` may be written at row * pitch + column for every row and every column of the panels, and nothing else touches
+    /// those meanwhile.
+    ///
+    /// # Panics
+    /// If `a` has another length, or there are no such panels.
+    pub unsafe fn multiply(
+        &self,
+        team: &Team<'_>,
+        panels: Range<usize>,
+        relu: bool,
+        rows: usize,
+        a: &[f32],
+        target: *mut f32,
+        pitch: usize,
+    ) {
+        assert_eq!(a.len(), rows * self.terms, "{rows} rows of {} terms", self.terms);
+        assert!(panels.start < panels.end && panels.end <= self.panels(), "panels {panels:?}");
+        team.scratch.with(panels.len() * WIDTH * rows, |sums| {
+            for part in (0..self.terms).step_by(DEPTH) {
+                let depth = DEPTH.min(self.terms - part);
+                // SAFETY: `a` has `rows` rows of all terms, the values `depth` terms of each panel from this part's place on, and
+                // the sums, this call's own, the rows of as many panels.
+                unsafe {
+                    team.isa.run(Product {
+                        rows,
+                        blocks: depth / LANES,
+                        a: a.as_ptr().add(part * rows),
+                        a_block: rows * LANES,
+                        b: self.values.as_ptr().add((part * self.panels() + panels.start * depth) * WIDTH),
+                        panels: panels.len(),
+                        c: sums.as_mut_ptr(),
+                        c_vector: rows * LANES,
+                        accumulate: part > 0,
+                    });
+                }
+            }
+            let first = panels.start * WIDTH;
+            // SAFETY: the sums are as the kernel takes them, the bias is of the columns from the first on, and the caller allows
+            // the target.
+            unsafe {
+                team.isa.run(Finish {
+                    rows,
+                    columns: self.columns.min(panels.end * WIDTH) - first,
+                    sums: sums.as_ptr(),
+                    bias: self.bias.as_ptr().add(first),
+                    relu,
+                    target: target.add(first),
+                    pitch,
+                });
+            }
+        });
+    }
+}
+
+/// Sums, (columns / 8, rows, 8), + bias, + ReLU, to (rows, columns). A NaN stays a NaN.
+///
+/// Its promises: `sums` and `bias` have the columns, filled up to a multiple of 8; `target` can be written at row * pitch + column.
+struct Finish {
+    rows: usize,
+    columns: usize,
+    sums: *const f32,
+    bias: *const f32,
+    relu: bool,
+    target: *mut f32,
+    pitch: usize,
+}
+
+impl Kernel for Finish {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        // SAFETY: rows and columns are those of the promises.
+        unsafe {
+            let zero = V::splat(0.0);
+            for column in (0..self.columns).step_by(LANES) {
+                let bias = V::load(self.bias.add(column));
+                let part = (self.columns - column).min(LANES);
+                for row in 0..self.rows {
+                    let sum = V::load(self.sums.add(column * self.rows + row * LANES)).add(bias);
+                    let sum = if self.relu { zero.max(sum) } else { sum };
+                    let target = self.target.add(row * self.pitch + column);
+                    if part == LANES { sum.store(target) } else { sum.store_part(target, part) }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Threads, and the weights that they compute with.
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::memory::Scratch;
+use super::team::Team;
+use super::vector::Isa;
+use super::{Settings, conv, linear};
+use crate::net::Shape;
+use crate::plan::{Step, StepKind};
+use crate::weights::LayerWeights;
+use crate::{Error, Result};
+
+pub struct Group {
+    pub threads: usize,
+    pub pool: ThreadPool,
+    isa: Isa,
+    /// One a weighted layer, conv1 = 0.
+    pub layers: Vec<PackedLayer>,
+}
+
+/// A weighted layer in the layout its kernel reads.
+pub enum PackedLayer {
+    Conv(conv::Filters),
+    Linear(linear::Matrix),
+}
+
+impl Group {
+    /// Starts `threads` threads, which then lay out the weights of some steps.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the threads cannot be started or memory is short, [`Error::Usage`] for weights that the settings'
+    /// type does not hold.
+    pub fn new(
+        settings: &Settings,
+        threads: usize,
+        steps: impl Iterator<Item = (Step, LayerWeights)> + Send,
+    ) -> Result<Self> {
+        let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("alexnet-cpu-{i}"));
+        let pool = pool.build().map_err(|e| Error::Device(format!("cannot start {threads} threads: {e}; lower -j")))?;
+        // One after the other, so that a layer is not held twice for longer than it takes.
+        let pack = |(step, weights)| PackedLayer::pack(&step, &weights, settings);
+        let layers = pool.install(|| steps.map(pack).collect::<Result<_>>())?;
+        Ok(Group { threads, pool, isa: settings.isa, layers })
+    }
+
+    /// Its threads, with memory that their tasks work in.
+    pub fn team<'a>(&self, scratch: &'a Scratch) -> Team<'a> {
+        Team { isa: self.isa, threads: self.threads, scratch }
+    }
+
+    /// Bytes that the weights take.
+    pub fn weights(&self) -> usize {
+        self.layers.iter().map(PackedLayer::bytes).sum()
+    }
+}
+
+impl PackedLayer {
+    /// `weights` of PyTorch's layout for `step`.
+    fn pack(step: &Step, weights: &LayerWeights, settings: &Settings) -> Result<Self> {
+        let Shape { h, w, .. } = step.output;
+        Ok(match step.kind {
+            StepKind::Conv { conv, .. } => {
+                PackedLayer::Conv(conv::Filters::pack(conv, step.input, (h, w), weights)?)
+            }
+            _ => PackedLayer::Linear(linear::Matrix::pack(step.input, weights, settings.float16)?),
+        })
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            PackedLayer::Conv(filters) => filters.bytes(),
+            PackedLayer::Linear(matrix) => matrix.bytes(),
+        }
+    }
+
+    /// Filters or outputs.
+    pub fn width(&self) -> usize {
+        match self {
+            PackedLayer::Conv(filters) => filters.width(),
+            PackedLayer::Linear(matrix) => matrix.width(),
+        }
+    }
+}
