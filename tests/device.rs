@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use alexnet::backend::Backend;
-use alexnet::cpu::{self, CpuBackend};
+use alexnet::cpu::{self, CpuBackend, Isa};
 use alexnet::cuda::{CudaBackend, CudaDevice, Element, Rules, Settings, round_to_tf32};
 use alexnet::weights::Weights;
 use alexnet::{Device, Fc, Options, Precision};
@@ -22,12 +22,15 @@ const THREADS: usize = 2;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Target {
     pub cuda: bool,
+    /// On the CPU, without the instructions that not every one has.
+    pub portable: bool,
     pub precision: Precision,
     pub fc: Option<Fc>,
 }
 
-pub const CPU: Target = Target { cuda: false, precision: Precision::Float32, fc: None };
-pub const CUDA: Target = Target { cuda: true, precision: Precision::Float32, fc: Some(Fc::Own) };
+pub const CPU: Target = Target { cuda: false, portable: false, precision: Precision::Float32, fc: None };
+pub const CPU_PORTABLE: Target = Target { portable: true, ..CPU };
+pub const CUDA: Target = Target { cuda: true, portable: false, precision: Precision::Float32, fc: Some(Fc::Own) };
 pub const CUDA_TF32: Target = Target { precision: Precision::Tf32, ..CUDA };
 pub const CUDA_F16: Target = Target { precision: Precision::Float16, ..CUDA };
 pub const CUDA_BF16: Target = Target { precision: Precision::Bfloat16, ..CUDA };
@@ -109,7 +112,9 @@ pub fn options(target: Target) -> Options {
 /// `weights` on `target`.
 pub fn backend(target: Target, weights: Weights) -> Box<dyn Backend> {
     if !target.cuda {
-        return Box::new(CpuBackend::new(weights, cpu::Settings::new(THREADS)).unwrap());
+        let best = cpu::Settings::new(THREADS);
+        let isa = if target.portable { Isa::PORTABLE } else { best.isa };
+        return Box::new(CpuBackend::new(weights, cpu::Settings { isa, ..best }).unwrap());
     }
     let settings = Settings { precision: target.precision, fc: target.fc, ..Settings::default() };
     Box::new(CudaBackend::new(weights, cuda(), settings).unwrap())
@@ -260,6 +265,9 @@ macro_rules! on_every_target {
     ($($test:ident)*) => {
         mod cpu {
             $(#[test] fn $test() { super::$test($crate::device::CPU) })*
+        }
+        mod cpu_portable {
+            $(#[test] fn $test() { super::$test($crate::device::CPU_PORTABLE) })*
         }
         $crate::on_every_precision! { $($test)* }
     };
