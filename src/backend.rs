@@ -78,6 +78,8 @@ pub struct StepAsRun {
     pub step: Step,
     /// What runs it, in words: kernel, grid, splits.
     pub kernel: String,
+    /// Multiplications that it takes for the plan's batch, where an algorithm needs fewer than the layer's definition.
+    pub multiplications: Option<usize>,
 }
 
 /// A GPU of the machine.

@@ -428,15 +428,18 @@ impl OpenDevice {
             )),
             Device::Cpu if cpu_computes => Ok((cpu, None)),
             Device::Cpu => Err(Error::Usage(format!(
-                "the CPU computes in float32 or float16, not {asked}; leave that out, or say --device cuda"
+                "the CPU computes in float32, with weights of fully connected layers in float16 where that is asked for, not in {asked}; \
+                 leave that out, or say --device cuda"
             ))),
             Device::Cuda(ordinals) => Ok((Self::cuda(ordinals, options)?, None)),
             Device::Auto => match Self::cuda(&[0], options) {
                 Ok(device) => Ok((device, None)),
-                Err(Error::Device(reason)) if cpu_computes => Ok((cpu, Some(reason))),
-                Err(Error::Device(reason)) => {
-                    Err(Error::Device(format!("{asked} needs a GPU: {reason}; the CPU computes in float32 or float16")))
-                }
+                // What the CPU does for another precision is not what was asked for: it has to be named.
+                Err(Error::Device(reason)) if cpu_computes && precision == Precision::Float32 => Ok((cpu, Some(reason))),
+                Err(Error::Device(reason)) => Err(Error::Device(format!(
+                    "{asked} needs a GPU: {reason}; --device cpu computes in float32, and with --precision float16 stores the \
+                     weights of fully connected layers so"
+                ))),
                 Err(error) => Err(error),
             },
         }

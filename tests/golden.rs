@@ -107,6 +107,14 @@ fn check_forward(variant: &'static Variant, on: Target) {
     compare_logits(&format!("{}, f64 oracle", variant.name), logits, &golden["logits"], 1e-6);
     let logits = model.logits(Input::Pixels(&pixels)).unwrap();
     compare_logits(&format!("{}, {on:?}", variant.name), &widen(&logits), &golden["logits"], on.network_error());
+    if !on.cuda {
+        let expected: Vec<Vec<f64>> = serde_json::from_value(golden["logits"].clone()).unwrap();
+        let expected = expected.concat();
+        let largest = expected.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+        let off = logits.iter().zip(&expected).map(|(l, e)| (f64::from(*l) - e).abs() / largest).fold(0.0, f64::max);
+        println!("{}, {on:?}: {off:.1e} of the largest logit", variant.name);
+        assert!(off <= 1e-5, "{}, {on:?}: {off:e} of the largest logit", variant.name);
+    }
     check_top_five(on, &model, &golden, &pixels);
 }
 

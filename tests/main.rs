@@ -3,6 +3,7 @@
 mod batches;
 mod cases;
 mod cli;
+mod cpu;
 mod cublaslt;
 mod device;
 mod dropout;

@@ -2,8 +2,10 @@
 
 use std::fmt::Write;
 
-use alexnet::Result;
+#[cfg(feature = "cuda")]
+use alexnet::cuda::{Rules, explain};
 use alexnet::net::{Network, Summary};
+use alexnet::{Error, Result, Split};
 use clap::ValueEnum;
 
 use super::args::ModelArgs;
@@ -22,36 +24,53 @@ pub struct Args {
     /// The table's figures as JSON.
     #[arg(long, conflicts_with = "format")]
     json: bool,
+    #[command(flatten)]
+    how: How,
+}
+
+/// How a device would compute it.
+#[derive(clap::Args)]
+struct How {
+    /// What would compute each layer, and why: the kernels of a GPU with problem and grid, which needs no GPU, or the CPU's ways.
+    #[arg(long, group = "on_device", value_name = "WHERE", num_args = 0..=1, require_equals = true, default_missing_value = EXPLAINED, conflicts_with_all = ["format", "json"])]
+    explain: Option<Explained>,
+    /// In two towers: on two streams of a GPU or two groups of the CPU's threads, or on two GPUs.
+    #[arg(long, requires = "explain", value_name = "HOW", value_parser = super::args::split_parser())]
+    split: Option<alexnet::Split>,
     #[cfg(feature = "cuda")]
     #[command(flatten)]
     gpu: Gpu,
 }
 
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Explained {
+    #[cfg(feature = "cuda")]
+    Cuda,
+    Cpu,
+}
+
+/// Without a place.
+const EXPLAINED: &str = if cfg!(feature = "cuda") { "cuda" } else { "cpu" };
+
 /// What a GPU would run.
 #[cfg(feature = "cuda")]
 #[derive(clap::Args)]
 struct Gpu {
-    /// The kernels that a GPU would run, with problem, grid and reason; needs no GPU.
-    #[arg(long, group = "on_gpu", conflicts_with_all = ["format", "json"])]
-    explain: bool,
     /// cuda or cuda:N: the memory that the batch takes there, and the largest batch that fits.
-    #[arg(long, group = "on_gpu", conflicts_with_all = ["format", "json"])]
+    #[arg(long, group = "on_device", conflicts_with_all = ["format", "json"])]
     device: Option<alexnet::Device>,
     /// What it would compute in.
-    #[arg(long, requires = "on_gpu", value_name = "TYPE", default_value = "float32", value_parser = super::args::precision_parser())]
+    #[arg(long, requires = "on_device", value_name = "TYPE", default_value = "float32", value_parser = super::args::precision_parser())]
     precision: alexnet::Precision,
     /// Multiprocessors of the GPU: 132 are an H100's.
     #[arg(long, requires = "explain", value_name = "N", default_value_t = 132, value_parser = clap::value_parser!(u32).range(1..=1024))]
     multiprocessors: u32,
     /// One order of sums for every batch.
-    #[arg(long, requires = "on_gpu")]
+    #[arg(long, requires = "on_device")]
     deterministic: bool,
-    /// In two towers: on two streams of a GPU, or on two GPUs.
-    #[arg(long, requires = "explain", value_name = "HOW", value_parser = super::args::split_parser())]
-    split: Option<alexnet::Split>,
     /// What would compute fully connected layers [default: cublaslt for more than 8 images where its library is found, else
     /// own].
-    #[arg(long, requires = "on_gpu", value_name = "WHAT", value_parser = super::args::fc_parser())]
+    #[arg(long, requires = "on_device", value_name = "WHAT", value_parser = super::args::fc_parser())]
     fc: Option<alexnet::Fc>,
 }
 
@@ -63,8 +82,7 @@ enum Format {
 
 pub fn run(args: &Args) -> Result<Outcome> {
     let network = network(&args.model)?;
-    #[cfg(feature = "cuda")]
-    if let Some(text) = args.gpu.describe(&network, args.batch_size as usize)? {
+    if let Some(text) = args.how.describe(&network, args.batch_size as usize)? {
         print(&text)?;
         return Ok(Outcome::Done);
     }
@@ -81,19 +99,42 @@ pub fn run(args: &Args) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+impl How {
+    /// What is asked for, if anything.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "a GPU alone does another thing for another batch"))]
+    fn describe(&self, network: &Network, images: usize) -> Result<Option<String>> {
+        match self.explain {
+            Some(Explained::Cpu) if self.split == Some(Split::TwoGpu) => {
+                Err(Error::Usage("the CPU is not two GPUs; say --split two-stream".into()))
+            }
+            Some(Explained::Cpu) => alexnet::cpu::explain(network, self.split.is_some()).map(Some),
+            #[cfg(feature = "cuda")]
+            Some(Explained::Cuda) => self.gpu.explain(network, images, self.split).map(Some),
+            #[cfg(feature = "cuda")]
+            None => self.gpu.describe(network, images),
+            #[cfg(not(feature = "cuda"))]
+            None => Ok(None),
+        }
+    }
+}
+
 #[cfg(feature = "cuda")]
 impl Gpu {
-    /// What is asked for, if anything.
+    /// The kernels that a GPU would run.
+    fn explain(&self, network: &Network, images: usize, split: Option<Split>) -> Result<String> {
+        let &Gpu { precision, deterministic, fc, multiprocessors, .. } = self;
+        alexnet::Fc::check(fc, deterministic)?;
+        let rules = Rules { precision, multiprocessors: multiprocessors as usize, deterministic, fc };
+        explain(network, images, &rules, split)
+    }
+
+    /// The memory that the batch takes on the device that is asked for, if one is.
     fn describe(&self, network: &Network, images: usize) -> Result<Option<String>> {
-        use alexnet::cuda::{CudaDevice, Footprint, Rules, explain};
-        use alexnet::{Device, Error};
+        use alexnet::Device;
+        use alexnet::cuda::{CudaDevice, Footprint};
 
         let &Gpu { precision, deterministic, fc, .. } = self;
         alexnet::Fc::check(fc, deterministic)?;
-        if self.explain {
-            let rules = Rules { precision, multiprocessors: self.multiprocessors as usize, deterministic, fc };
-            return explain(network, images, &rules, self.split).map(Some);
-        }
         let ordinal = match &self.device {
             None => return Ok(None),
             Some(Device::Cuda(ordinals)) if ordinals.len() == 1 => ordinals[0],

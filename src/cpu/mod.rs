@@ -8,6 +8,7 @@ mod clock;
 mod conv;
 mod direct;
 mod dropout;
+mod explain;
 mod gemm;
 mod group;
 mod linear;
@@ -26,6 +27,8 @@ mod winograd;
 
 use std::sync::Arc;
 
+pub use conv::Algorithm;
+pub use explain::explain;
 pub use towers::CpuTowers;
 pub use vector::Isa;
 
@@ -37,6 +40,7 @@ use team::Team;
 
 use crate::backend::{Backend, Holding, Input, Pipeline, Score, Session, StepAsRun};
 use crate::net::Network;
+use crate::options::Precision;
 use crate::pixels::Pixels;
 use crate::plan::{Plan, Step, StepKind};
 use crate::record::Ceilings;
@@ -73,8 +77,12 @@ impl Settings {
         Settings { threads, float16: false, isa: Isa::best() }
     }
 
+    fn precision(&self) -> Precision {
+        if self.float16 { Precision::Float16 } else { Precision::Float32 }
+    }
+
     /// What is computed in, in words.
-    fn precision(&self) -> &'static str {
+    fn arithmetic(&self) -> &'static str {
         if self.float16 { "float32 with float16 weights in fully connected layers" } else { "float32" }
     }
 }
@@ -106,7 +114,7 @@ impl CpuBackend {
 
 impl Backend for CpuBackend {
     fn description(&self) -> String {
-        format!("CPU, {}, {}", threads(self.settings.threads), self.settings.precision())
+        format!("CPU, {}, {}", threads(self.settings.threads), self.settings.arithmetic())
     }
 
     fn session(&self, plan: Plan) -> Result<Box<dyn Session>> {
@@ -114,7 +122,7 @@ impl Backend for CpuBackend {
     }
 
     fn pipeline(&self, plan: Plan, k: usize, score: Score) -> Result<Box<dyn Pipeline>> {
-        Ok(Box::new(CpuPipeline::new(self.session(plan)?, k, score)))
+        Ok(Box::new(CpuPipeline::new(self.session(plan)?, k, score, self.settings.precision())))
     }
 
     fn pixels(&self, len: usize) -> Result<Pixels> {
@@ -138,18 +146,12 @@ impl Backend for CpuBackend {
 
 /// The steps of `plan`, and what runs each of them.
 fn as_run(plan: &Plan, count: usize) -> Vec<StepAsRun> {
-    let how = |step: &Step| match step.kind {
-        StepKind::Conv { conv, .. } => {
-            match conv::Algorithm::choose(conv, step.input, (step.output.h, step.output.w)) {
-                conv::Algorithm::Winograd(geometry) => geometry.how(),
-                conv::Algorithm::Direct(_) => "im2col and product".into(),
-            }
-        }
-        StepKind::Linear { .. } => "product".into(),
-        _ => "loops".into(),
+    let as_run = |step: &Step| StepAsRun {
+        step: step.clone(),
+        kernel: format!("{}, {}", explain::how(step), threads(count)),
+        multiplications: explain::multiplications(step, plan.batch),
     };
-    let steps = plan.steps.iter();
-    steps.map(|step| StepAsRun { step: step.clone(), kernel: format!("{}, {}", how(step), threads(count)) }).collect()
+    plan.steps.iter().map(as_run).collect()
 }
 
 /// In words.

@@ -11,6 +11,7 @@ pub struct CpuPipeline {
     session: Box<dyn Session>,
     k: usize,
     score: Score,
+    precision: Precision,
     /// With the time that submitting took.
     waiting: Option<(Pixels, Duration)>,
     /// Since when batches are timed.
@@ -18,10 +19,10 @@ pub struct CpuPipeline {
 }
 
 impl CpuPipeline {
-    /// Of `session`'s plan, the `k` best classes of each image, at least one.
-    pub fn new(session: Box<dyn Session>, k: usize, score: Score) -> Self {
+    /// Of `session`'s plan, the `k` best classes of each image, at least one, computed in `precision`.
+    pub fn new(session: Box<dyn Session>, k: usize, score: Score, precision: Precision) -> Self {
         let k = k.clamp(1, session.plan().classes());
-        CpuPipeline { session, k, score, waiting: None, started: None }
+        CpuPipeline { session, k, score, precision, waiting: None, started: None }
     }
 }
 
@@ -54,7 +55,7 @@ impl Pipeline for CpuPipeline {
         let predictions = self.session.top_k(self.k, self.score)?.chunks_exact(self.k);
         let scored = predictions.zip(finite).map(|(predictions, finite)| Scored {
             predictions: predictions.to_vec(),
-            precision: Precision::Float32,
+            precision: self.precision,
             finite,
         });
         let scored = scored.collect();

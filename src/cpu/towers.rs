@@ -93,7 +93,7 @@ impl CpuTowers {
 impl Backend for CpuTowers {
     fn description(&self) -> String {
         let [first, second] = self.shared.groups.each_ref().map(|group| group.threads);
-        format!("CPU, two towers on {first} + {second} threads, {}", self.settings.precision())
+        format!("CPU, two towers on {first} + {second} threads, {}", self.settings.arithmetic())
     }
 
     fn session(&self, plan: Plan) -> Result<Box<dyn Session>> {
@@ -101,7 +101,7 @@ impl Backend for CpuTowers {
     }
 
     fn pipeline(&self, plan: Plan, k: usize, score: Score) -> Result<Box<dyn Pipeline>> {
-        Ok(Box::new(CpuPipeline::new(self.session(plan)?, k, score)))
+        Ok(Box::new(CpuPipeline::new(self.session(plan)?, k, score, self.settings.precision())))
     }
 
     fn pixels(&self, len: usize) -> Result<Pixels> {

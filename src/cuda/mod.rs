@@ -210,7 +210,7 @@ impl Backend for CudaBackend {
         let tracks = towers.zip(parts).map(|((first, plan), part)| {
             let as_run = |step: &Step| {
                 let kernel = explain::runs(part.route(step, plan.batch), step, plan.batch, &part.rules);
-                StepAsRun { step: step.clone(), kernel }
+                StepAsRun { step: step.clone(), kernel, multiplications: None }
             };
             plan.steps[first..].iter().map(as_run).collect()
         });

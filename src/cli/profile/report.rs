@@ -85,21 +85,22 @@ impl Context<'_> {
             steps.iter().find(|step| is(step)).ok_or_else(|| mistake(&format!("{work:?} is no step of the plan")))
         };
         let shape = |shape: alexnet::net::Shape| [self.batch, shape.h, shape.w, shape.c];
-        let (name, kind, kernel, shapes, demand) = match work {
+        let (name, kind, kernel, shapes, demand, multiplications) = match work {
             Work::Layers(layers) => {
-                let StepAsRun { step, kernel } = find(&|as_run| as_run.step.layers == *layers)?;
+                let StepAsRun { step, kernel, multiplications } = find(&|as_run| as_run.step.layers == *layers)?;
                 let demand = Demand::of(self.model.network(), step, self.batch, self.precision);
                 let shapes = [step.input, step.output].map(shape);
-                (step.name(), step.kind.name(), kernel.clone(), shapes, demand)
+                (step.name(), step.kind.name(), kernel.clone(), shapes, demand, *multiplications)
             }
             &Work::Join { layer, bytes } => {
                 let step = &find(&|as_run| as_run.step.layers.contains(&layer))?.step;
                 let demand = Demand { params: 0, mult_adds: 0, bytes };
                 let kernel = "waits for the other tower's part".into();
-                (format!("join {layer}"), "join", kernel, [step.input; 2].map(shape), demand)
+                (format!("join {layer}"), "join", kernel, [step.input; 2].map(shape), demand, None)
             }
         };
-        let (least, bound) = demand.least_seconds(self.ceilings);
+        let mult_adds = multiplications.unwrap_or(demand.mult_adds);
+        let (least, bound) = Demand { mult_adds, ..demand }.least_seconds(self.ceilings);
         let seconds = time_ms.median / 1e3;
         Ok(ProfileStep {
             name,
@@ -140,6 +141,13 @@ fn notes(profile: &Profile, on_gpu: bool) -> Vec<String> {
          do not hold; a step that works in a cache may exceed the copy."
             .to_string(),
     ];
+    if !on_gpu {
+        notes.push(
+            "A convolution by Winograd's filtering is held to the multiplications that this takes; its rate is still of the \
+             network's operations, and may exceed the ceiling."
+                .into(),
+        );
+    }
     if on_gpu {
         notes.push(
             "Steps are of runs kernel by kernel on pixels that the device has; for small batches they contain the time that the \

@@ -116,6 +116,7 @@ impl<B: Stored> Block<B> {
     ///
     /// # Safety
     /// The struct's promises, and the CPU has the instructions of `V`.
+    #[expect(clippy::needless_range_loop, reason = "iterators' own functions are not always compiled into this one")]
     #[inline(always)]
     unsafe fn run<V: Vector, const R: usize, const W: usize, const AHEAD: bool>(self) {
         // SAFETY: all addresses are of the elements that the promises name; `prefetch` takes any address.
@@ -132,23 +133,23 @@ impl<B: Stored> Block<B> {
                         }
                     }
                     let mut factors = [V::splat(0.0); W];
-                    for (vector, factor) in factors.iter_mut().enumerate() {
-                        *factor = B::load(b.add(vector / 2 * self.b_panel + vector % 2 * LANES));
+                    for vector in 0..W {
+                        factors[vector] = B::load(b.add(vector / 2 * self.b_panel + vector % 2 * LANES));
                     }
-                    for (row, sums) in sums.iter_mut().enumerate() {
+                    for row in 0..R {
                         let value = V::splat(*a.add(row * LANES + term));
-                        for (sum, factor) in sums.iter_mut().zip(factors) {
-                            *sum = value.mul_add(factor, *sum);
+                        for vector in 0..W {
+                            sums[row][vector] = value.mul_add(factors[vector], sums[row][vector]);
                         }
                     }
                 }
                 a = a.add(self.a_block);
                 b = b.add(LANES * WIDTH);
             }
-            for (row, sums) in sums.into_iter().enumerate() {
-                for (vector, sum) in sums.into_iter().enumerate() {
+            for row in 0..R {
+                for vector in 0..W {
                     let c = self.c.add(vector * self.c_vector + row * LANES);
-                    let sum = if self.accumulate { sum.add(V::load(c)) } else { sum };
+                    let sum = if self.accumulate { sums[row][vector].add(V::load(c)) } else { sums[row][vector] };
                     sum.store(c);
                 }
             }

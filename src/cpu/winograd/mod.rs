@@ -67,9 +67,14 @@ impl Geometry {
         (self.down[0].points, self.across[0].points)
     }
 
+    /// Channels of a group.
+    pub fn group_channels(&self) -> usize {
+        self.input.c / self.conv.groups
+    }
+
     /// Channels of a group, once blocks of pixels are channels.
     pub fn channels(&self) -> usize {
-        self.input.c / self.conv.groups * self.conv.stride * self.conv.stride
+        self.group_channels() * self.conv.stride * self.conv.stride
     }
 
     /// In words.
