@@ -11,8 +11,9 @@ use crate::weights::LayerWeights;
 /// batch that it is in nor on how filters are divided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Algorithm {
+    /// From the points of tiles.
     Winograd(Geometry),
-    /// And why not the other.
+    /// By im2col, and why not the other.
     Direct(String),
 }
 
