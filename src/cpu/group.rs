@@ -3,7 +3,7 @@
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::memory::Scratch;
-use super::team::Team;
+use super::team::{Ahead, Team};
 use super::vector::Isa;
 use super::{Settings, conv, linear};
 use crate::net::Shape;
@@ -46,7 +46,15 @@ impl Group {
 
     /// Its threads, with memory that their tasks work in.
     pub fn team<'a>(&self, scratch: &'a Scratch) -> Team<'a> {
-        Team { isa: self.isa, threads: self.threads, scratch }
+        Team { isa: self.isa, threads: self.threads, scratch, ahead: None }
+    }
+
+    /// The first `bytes` of weights that `step` reads, where it has some that are read but once.
+    pub fn ahead(&self, step: Option<&Step>, bytes: usize) -> Option<Ahead> {
+        match &self.layers[step?.weights()?] {
+            PackedLayer::Linear(matrix) => Some(matrix.ahead(bytes)),
+            PackedLayer::Conv(_) => None,
+        }
     }
 
     /// Bytes that the weights take.

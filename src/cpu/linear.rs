@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::gemm::{Packed, Panels};
-use super::team::{Parts, Team};
+use super::team::{Ahead, Parts, Team};
 use super::vector::LANES;
 use crate::net::Shape;
 use crate::weights::LayerWeights;
@@ -35,6 +35,14 @@ impl Matrix {
             Some(weight) => Err(Error::Usage(format!(
                 "a weight of {weight} is beyond float16's range, which ends at 65504; leave --precision out"
             ))),
+        }
+    }
+
+    /// The first `bytes` that are read, to be asked for before.
+    pub fn ahead(&self, bytes: usize) -> Ahead {
+        match self {
+            Matrix::Float32(panels) => panels.ahead(bytes),
+            Matrix::Float16(panels) => panels.ahead(bytes),
         }
     }
 

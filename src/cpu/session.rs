@@ -20,6 +20,9 @@ use crate::plan::{Plan, Step, StepKind};
 
 /// Pictures of a group at most: enough to use each filter for many of them, few enough for the caches.
 const GROUP: usize = 4;
+/// Bytes of the first fully connected layer that are asked for while the convolutions of a few pictures run: half of what a large
+/// cache of the last level holds.
+const AHEAD: usize = 16 << 20;
 
 pub struct CpuSession {
     shared: Arc<Shared>,
@@ -101,7 +104,8 @@ impl CpuSession {
             let whole: Vec<Parts<f32>> = buffers.iter_mut().map(|buffer| Parts::of(buffer)).collect();
             let run = Front { shared, plan, len: *front, whole: &whole, slot: *slot, seed: *seed, times: clock.times(*front) };
             let begin = Instant::now();
-            let inner = if groups.alone { team.alone() } else { team };
+            let ahead = group.ahead(plan.steps.get(*front), AHEAD);
+            let inner = if groups.alone { team.alone() } else { Team { ahead: ahead.as_ref(), ..team } };
             let one = |index: usize| {
                 let range = images * index / groups.count..images * (index + 1) / groups.count;
                 run.group(&inner, input, range);

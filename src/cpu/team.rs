@@ -1,9 +1,11 @@
 //! Threads that share a step.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use rayon::prelude::*;
 
 use super::memory::Scratch;
-use super::vector::Isa;
+use super::vector::{Isa, prefetch};
 
 /// What a step computes with, on a thread of the pool that it is of.
 #[derive(Clone, Copy)]
@@ -12,12 +14,50 @@ pub struct Team<'a> {
     /// Threads that share a step, at least 1.
     pub threads: usize,
     pub scratch: &'a Scratch,
+    /// What the threads will read when they are done with this, where there is time to ask for it.
+    pub ahead: Option<&'a Ahead>,
 }
+
+/// Memory that is to be in a cache by the time that it is read.
+pub struct Ahead {
+    start: *const u8,
+    bytes: usize,
+    /// Bytes that were asked for.
+    asked: AtomicUsize,
+}
+
+impl Ahead {
+    /// Bytes of a cache line.
+    const LINE: usize = 64;
+
+    /// The first `bytes` of `memory`, or all of it.
+    pub fn of<T>(memory: &[T], bytes: usize) -> Self {
+        Ahead { start: memory.as_ptr().cast(), bytes: bytes.min(size_of_val(memory)), asked: AtomicUsize::new(0) }
+    }
+
+    /// Asks for the next `lines` cache lines.
+    fn ask(&self, lines: usize) {
+        let first = self.asked.fetch_add(lines * Self::LINE, Ordering::Relaxed);
+        for byte in (first..self.bytes.min(first.saturating_add(lines * Self::LINE))).step_by(Self::LINE) {
+            prefetch(self.start.wrapping_add(byte));
+        }
+    }
+}
+
+// SAFETY: the address is for hints alone, which read nothing that the program sees.
+unsafe impl Sync for Ahead {}
 
 impl Team<'_> {
     /// The same without the others, for a step that has other tasks beside it.
     pub fn alone(self) -> Self {
         Team { threads: 1, ..self }
+    }
+
+    /// Asks for a part of what is read next: to be called between parts of a step that leave the memory idle.
+    pub fn look_ahead(&self, lines: usize) {
+        if let Some(ahead) = self.ahead {
+            ahead.ask(lines);
+        }
     }
 
     /// Calls `task` with each number below `tasks`, on all threads, and returns when all are done. Tasks must not wait for each

@@ -23,6 +23,31 @@ fn summary_prints_pytorchs_form() {
     assert!(narrow.expect(0).contains("(0): Conv2d(3, 8, kernel_size=(11, 11)"));
 }
 
+/// How the CPU computes each layer, and why, whatever the input's size.
+#[test]
+fn explain_tells_how_the_cpu_computes() {
+    let explain = |arguments: &[&str]| {
+        let common = ["summary", "--explain=cpu", "-m"];
+        alexnet(common.iter().chain(arguments).copied().collect::<Vec<_>>()).expect(0)
+    };
+    let text = explain(&["torchvision"]);
+    for part in [
+        "conv1 + relu1: 224x224x3 -> 55x55x64\n    Winograd, 7 points, 3 taps: 11 x 5\n    94864 multiplications",
+        "in place of 366025\n    blocks of 4 x 4 pixels are its 48 channels",
+        "Winograd, 7 points, 5 taps: 9 x 3\n    3969 multiplications a channel and filter, in place of 18225",
+        "Winograd, 7 points, 3 taps: 1 x 5 + 2 x 4\n    361 multiplications a channel and filter, in place of 1521",
+        "fc6 + relu6 + drop7: 6x6x256 -> 4096\n    product",
+    ] {
+        assert!(text.contains(part), "'{part}' is not in {text}");
+    }
+    // conv3 to conv5 have 3 x 3 outputs there.
+    let small = explain(&["torchvision", "--input-size", "63"]);
+    assert_eq!(small.matches("not Winograd: ").count(), 3, "{small}");
+    let towers = explain(&["paper", "--split", "two-stream"]);
+    assert!(towers.contains("tower 1\n") && towers.matches("Winograd, 7 points").count() == 10, "{towers}");
+    alexnet(["summary", "--explain=cpu", "-m", "paper", "--split", "two-gpu"]).refuse(2, &["two-stream"]);
+}
+
 #[test]
 fn summary_has_torchinfos_columns_and_totals() {
     let table = alexnet(["summary", "-m", "torchvision"]).expect(0);

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::micro::{Product, Stored, WIDTH};
 use crate::Result;
 use crate::cpu::memory::Memory;
-use crate::cpu::team::{Parts, Team};
+use crate::cpu::team::{Ahead, Parts, Team};
 use crate::cpu::vector::{Kernel, LANES, Vector};
 
 /// Terms that are summed in one go: a panel of as many is to stay in the L1 cache beside the rows of A that it meets.
@@ -72,6 +72,11 @@ impl<B: Packed> Panels<B> {
         let mut bias = bias.to_vec();
         bias.resize(panels * WIDTH, 0.0);
         Ok(Panels { values, terms, columns, bias })
+    }
+
+    /// The first `bytes` that are read, to be asked for before.
+    pub fn ahead(&self, bytes: usize) -> Ahead {
+        Ahead::of(&self.values, bytes)
     }
 
     /// Bytes that it takes.

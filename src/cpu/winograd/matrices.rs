@@ -188,6 +188,7 @@ mod tests {
     use super::*;
 
     /// The three matrices give the correlation itself, in exact arithmetic: output k is the sum of tap t times input k + t.
+    #[expect(clippy::needless_range_loop, reason = "indices are the mathematics")]
     #[test]
     fn they_make_a_correlation() {
         for r in 1..=5 {

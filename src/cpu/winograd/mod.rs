@@ -51,7 +51,10 @@ impl Geometry {
         let (points, values) = (geometry.points(), conv.kernel * conv.kernel);
         let points = points.0 * points.1 * conv.stride * conv.stride;
         if few + READING * points >= many + READING * values {
-            return Err(format!("{few} products and {points} filter points save nothing over {many} and {values}"));
+            return Err(format!(
+                "{few} multiplications a channel and filter, with {points} points a filter to read, are no gain over {many} with \
+                 {values}"
+            ));
         }
         Ok(geometry)
     }

@@ -14,6 +14,8 @@ use crate::cpu::vector::LANES;
 const TILES: usize = 36;
 /// Tiles that all threads together do, where there are fewer than that for each.
 const SHARED_TILES: usize = 128;
+/// Cache lines that are asked for ahead beside each product.
+const LINES: usize = 16;
 
 impl Filters {
     /// Convolution + bias, + ReLU: `source` (N, H, W, C) to `target` (N, P, Q, K).
@@ -174,6 +176,7 @@ impl Run<'_> {
             let (middle, products) = scratch.split_at_mut(middle_len);
             let (points_down, points_across) = filters.geometry.points();
             for (point, (a, b)) in (0..points_down).flat_map(|a| (0..points_across).map(move |b| (a, b))).enumerate() {
+                team.look_ahead(LINES);
                 let (rows, before) = (tiles.counts[a][b], tiles.before[a][b]);
                 // SAFETY: a point's matrices have `rows` rows: of the channels in `points`, of the block's filters in `products`,
                 // which is this task's. Filters have a matrix a point.
