@@ -11,8 +11,8 @@ use crate::cpu::team::Parts;
 use crate::cpu::vector::LANES;
 use crate::weights::LayerWeights;
 
-/// Panels that a task takes through products and output transform at once: their products are to stay in the L2 cache.
-const PANELS: usize = 2;
+/// Panels that a task takes through products and output transform at once, at most: their products are to stay in the L2 cache.
+pub(super) const PANELS: usize = 4;
 
 /// A convolution's filters, evaluated at the points.
 pub struct Filters {

@@ -1,6 +1,8 @@
 //! The convolution itself: input transform, products, output transform.
 
-use super::filters::{Block, Filters};
+use std::ops::Range;
+
+use super::filters::{Block, Filters, PANELS};
 use super::matrices::MAX_POINTS;
 use super::tiles::Tile;
 use super::transform::{InputRow, OutputRow, Places};
@@ -48,7 +50,7 @@ struct Run<'a> {
 /// A task's rows of tiles, and how many tiles have each point.
 struct Tiles {
     /// Counted across images.
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
     counts: Places,
     /// Tiles of the points before.
     before: Places,
@@ -57,7 +59,7 @@ struct Tiles {
 }
 
 impl Tiles {
-    fn new(geometry: &Geometry, rows: std::ops::Range<usize>) -> Self {
+    fn new(geometry: &Geometry, rows: Range<usize>) -> Self {
         let down = |row: usize| geometry.down[row % geometry.down.len()].points;
         let (mut counts, mut before, mut total) = (Places::default(), Places::default(), 0);
         for a in 0..geometry.points().0 {
@@ -97,7 +99,7 @@ fn across(geometry: &Geometry, b: usize) -> usize {
 
 impl Run<'_> {
     /// Rows `rows` of tiles, counted across images.
-    fn task(&self, team: &Team<'_>, rows: std::ops::Range<usize>) {
+    fn task(&self, team: &Team<'_>, rows: Range<usize>) {
         let filters = self.filters;
         let tiles = &Tiles::new(&filters.geometry, rows);
         let channels = filters.channels();
@@ -105,11 +107,20 @@ impl Run<'_> {
             for group in 0..filters.geometry.conv.groups {
                 let inputs = Parts::of(points);
                 team.for_each(tiles.rows.len(), |row| self.input(team, tiles, tiles.rows.start + row, group, &inputs));
-                let blocks = &filters.blocks;
-                let first = blocks.partition_point(|block| block.group < group);
-                let end = blocks.partition_point(|block| block.group <= group);
+                let blocks: Vec<&Block> = filters.blocks.iter().filter(|block| block.group == group).collect();
+                // Several threads take parts of blocks, so that none waits long for another.
+                let parts = match team.threads {
+                    1 => 1,
+                    threads => (2 * threads).div_ceil(blocks.len()).next_power_of_two().min(PANELS),
+                };
                 let points = &*points;
-                team.for_each(end - first, |block| self.block(team, tiles, &blocks[first + block], points));
+                team.for_each(blocks.len() * parts, |task| {
+                    let (block, part) = (blocks[task / parts], task % parts);
+                    let panels = block.panels * part / parts..block.panels * (part + 1) / parts;
+                    if !panels.is_empty() {
+                        self.products(team, tiles, block, panels, points);
+                    }
+                });
             }
         });
     }
@@ -166,11 +177,12 @@ impl Run<'_> {
         });
     }
 
-    /// Products and output transform of a block of filters.
-    fn block(&self, team: &Team<'_>, tiles: &Tiles, block: &Block, points: &[f32]) {
+    /// Products and output transform of some panels of a block of filters.
+    fn products(&self, team: &Team<'_>, tiles: &Tiles, block: &Block, panels: Range<usize>, points: &[f32]) {
         let filters = self.filters;
         let Geometry { conv, output, taps, down, across, .. } = &filters.geometry;
-        let (channels, columns) = (filters.channels(), block.panels * WIDTH);
+        let (channels, columns) = (filters.channels(), panels.len() * WIDTH);
+        let first = panels.start * WIDTH;
         let middle_len = MAX_POINTS * across.iter().map(|tile| tile.points + 1 - taps).sum::<usize>() * LANES;
         team.scratch.with(middle_len + tiles.total * columns, |scratch| {
             let (middle, products) = scratch.split_at_mut(middle_len);
@@ -178,7 +190,7 @@ impl Run<'_> {
             for (point, (a, b)) in (0..points_down).flat_map(|a| (0..points_across).map(move |b| (a, b))).enumerate() {
                 team.look_ahead(LINES);
                 let (rows, before) = (tiles.counts[a][b], tiles.before[a][b]);
-                // SAFETY: a point's matrices have `rows` rows: of the channels in `points`, of the block's filters in `products`,
+                // SAFETY: a point's matrices have `rows` rows: of the channels in `points`, of the panels' filters in `products`,
                 // which is this task's. Filters have a matrix a point.
                 unsafe {
                     team.isa.run(Product {
@@ -186,8 +198,8 @@ impl Run<'_> {
                         blocks: channels / LANES,
                         a: points.as_ptr().add(before * channels),
                         a_block: rows * LANES,
-                        b: filters.values.as_ptr().add(block.start + point * channels * columns),
-                        panels: block.panels,
+                        b: filters.values.as_ptr().add(block.start + (point * block.panels + panels.start) * channels * WIDTH),
+                        panels: panels.len(),
                         c: products.as_mut_ptr().add(before * columns),
                         c_vector: rows * LANES,
                         accumulate: false,
@@ -195,11 +207,11 @@ impl Run<'_> {
                 }
             }
             let k = filters.width();
-            let first = block.group * (k / conv.groups) + block.first;
+            let filter = block.group * (k / conv.groups) + block.first + first;
             for row in tiles.rows.clone() {
                 let (image, tile) = (row / down.len(), down[row % down.len()]);
                 let height = (tile.points + 1 - taps).min(output.0 - tile.first);
-                let target = ((image * output.0 + tile.first) * output.1) * k + first;
+                let target = ((image * output.0 + tile.first) * output.1) * k + filter;
                 // SAFETY: places are those of this row's tiles among the products; rows and columns of the output are there, and
                 // the filters are this task's alone.
                 unsafe {
@@ -212,8 +224,8 @@ impl Run<'_> {
                         steps: &tiles.steps(),
                         width: middle_len / (MAX_POINTS * LANES),
                         middle: middle.as_mut_ptr(),
-                        filters: block.filters,
-                        bias: filters.bias.as_ptr().add(block.bias),
+                        filters: (block.filters - first).min(columns),
+                        bias: filters.bias.as_ptr().add(block.bias + first),
                         relu: self.relu,
                         target: self.target.start().add(target),
                         pitch: k,
