@@ -435,7 +435,9 @@ impl OpenDevice {
             Device::Auto => match Self::cuda(&[0], options) {
                 Ok(device) => Ok((device, None)),
                 // What the CPU does for another precision is not what was asked for: it has to be named.
-                Err(Error::Device(reason)) if cpu_computes && precision == Precision::Float32 => Ok((cpu, Some(reason))),
+                Err(Error::Device(reason)) if cpu_computes && precision == Precision::Float32 => {
+                    Ok((cpu, Some(reason)))
+                }
                 Err(Error::Device(reason)) => Err(Error::Device(format!(
                     "{asked} needs a GPU: {reason}; --device cpu computes in float32, and with --precision float16 stores the \
                      weights of fully connected layers so"

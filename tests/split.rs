@@ -248,7 +248,8 @@ fn each_tower_holds_half() {
         .parameters()
         .map(|p| LayerWeights { weight: vec![0.0; p.len() - p.weight_shape[0]], bias: vec![0.0; p.weight_shape[0]] });
     let weights = Weights::new(network.clone(), zeros.collect()).unwrap();
-    let holdings = CpuTowers::new(weights, cpu::Settings::new(3)).unwrap().holdings(Plan::new(&network, 2, &[]).unwrap()).unwrap();
+    let holdings =
+        CpuTowers::new(weights, cpu::Settings::new(3)).unwrap().holdings(Plan::new(&network, 2, &[]).unwrap()).unwrap();
     let filters = [48 * 11 * 11 * 3, 128 * 5 * 5 * 48, 192 * 3 * 3 * 256, 192 * 3 * 3 * 192, 128 * 3 * 3 * 192];
     let half = filters.iter().sum::<usize>() + (48 + 128 + 192 + 192 + 128) + 2048 * (6 * 6 * 256 + 1 + 4096 + 1);
     let fc8 = 1000 * (4096 + 1);

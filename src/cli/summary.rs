@@ -101,7 +101,10 @@ pub fn run(args: &Args) -> Result<Outcome> {
 
 impl How {
     /// What is asked for, if anything.
-    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "a GPU alone does another thing for another batch"))]
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(unused_variables, reason = "a GPU alone does another thing for another batch")
+    )]
     fn describe(&self, network: &Network, images: usize) -> Result<Option<String>> {
         match self.explain {
             Some(Explained::Cpu) if self.split == Some(Split::TwoGpu) => {

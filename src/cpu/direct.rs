@@ -95,7 +95,11 @@ impl Filters {
                     let run = (LANES - term % LANES).min(group_c - c);
                     let place = (term / LANES * count + row) * LANES + term % LANES;
                     let target = &mut columns[place..place + run];
-                    if inside { target.copy_from_slice(&source[start + c..][..run]) } else { target.fill(0.0) }
+                    if inside {
+                        target.copy_from_slice(&source[start + c..][..run])
+                    } else {
+                        target.fill(0.0)
+                    }
                     c += run;
                 }
             }

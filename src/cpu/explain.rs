@@ -54,10 +54,12 @@ pub fn explain(network: &Network, towers: bool) -> Result<String> {
                 (Some(Algorithm::Winograd(geometry)), StepKind::Conv { conv, .. }) => {
                     let direct = step.output.h * step.output.w * conv.kernel * conv.kernel;
                     let few = geometry.multiplications();
-                    writeln!(text, "    {few} multiplications a channel and filter, in place of {direct}").expect(IN_MEMORY);
+                    writeln!(text, "    {few} multiplications a channel and filter, in place of {direct}")
+                        .expect(IN_MEMORY);
                     if conv.stride > 1 {
                         let (side, channels) = (conv.stride, geometry.channels());
-                        writeln!(text, "    blocks of {side} x {side} pixels are its {channels} channels").expect(IN_MEMORY);
+                        writeln!(text, "    blocks of {side} x {side} pixels are its {channels} channels")
+                            .expect(IN_MEMORY);
                     }
                 }
                 _ => {}

@@ -68,9 +68,7 @@ impl PackedLayer {
     fn pack(step: &Step, weights: &LayerWeights, settings: &Settings) -> Result<Self> {
         let Shape { h, w, .. } = step.output;
         Ok(match step.kind {
-            StepKind::Conv { conv, .. } => {
-                PackedLayer::Conv(conv::Filters::pack(conv, step.input, (h, w), weights)?)
-            }
+            StepKind::Conv { conv, .. } => PackedLayer::Conv(conv::Filters::pack(conv, step.input, (h, w), weights)?),
             _ => PackedLayer::Linear(linear::Matrix::pack(step.input, weights, settings.float16)?),
         })
     }

@@ -182,18 +182,12 @@ fn start(step: &Step, table: &Table, team: &Team<'_>, input: Input<'_>, output: 
 }
 
 /// A step after the first, on threads of `group`.
-fn run_step(
-    step: &Step,
-    group: &Group,
-    team: &Team<'_>,
-    images: usize,
-    seed: u64,
-    source: &[f32],
-    output: &mut [f32],
-) {
+fn run_step(step: &Step, group: &Group, team: &Team<'_>, images: usize, seed: u64, source: &[f32], output: &mut [f32]) {
     match step.kind {
         StepKind::Conv { weights, relu, .. } => {
-            let PackedLayer::Conv(filters) = &group.layers[weights] else { unreachable!("packed for the same network") };
+            let PackedLayer::Conv(filters) = &group.layers[weights] else {
+                unreachable!("packed for the same network")
+            };
             filters.forward(relu, team, images, source, output);
         }
         StepKind::Linear { weights, relu } => {

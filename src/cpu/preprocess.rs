@@ -17,9 +17,7 @@ impl Table {
     pub fn new(preprocess: &Preprocess) -> Self {
         Table {
             source: std::array::from_fn(|channel| preprocess.source(channel)),
-            values: std::array::from_fn(|channel| {
-                std::array::from_fn(|value| preprocess.apply(value as u8, channel))
-            }),
+            values: std::array::from_fn(|channel| std::array::from_fn(|value| preprocess.apply(value as u8, channel))),
         }
     }
 

@@ -102,7 +102,15 @@ impl CpuSession {
         let groups = Groups::new(images, group.threads);
         group.pool.install(|| {
             let whole: Vec<Parts<f32>> = buffers.iter_mut().map(|buffer| Parts::of(buffer)).collect();
-            let run = Front { shared, plan, len: *front, whole: &whole, slot: *slot, seed: *seed, times: clock.times(*front) };
+            let run = Front {
+                shared,
+                plan,
+                len: *front,
+                whole: &whole,
+                slot: *slot,
+                seed: *seed,
+                times: clock.times(*front),
+            };
             let begin = Instant::now();
             let ahead = group.ahead(plan.steps.get(*front), AHEAD);
             let inner = if groups.alone { team.alone() } else { Team { ahead: ahead.as_ref(), ..team } };
@@ -117,7 +125,8 @@ impl CpuSession {
                 let source = step.source.expect("preprocessing alone has none");
                 let both = buffers.get_disjoint_mut([source, step.target]);
                 let [source, target] = both.expect("plans never write the buffer that a step reads");
-                let (source, target) = (&source[..images * step.input.len()], &mut target[..images * step.output.len()]);
+                let (source, target) =
+                    (&source[..images * step.input.len()], &mut target[..images * step.output.len()]);
                 run_step(step, group, &team, images, *seed, source, target);
                 clock.done(|| layers(step));
             }
@@ -246,8 +255,14 @@ mod tests {
             let Groups { count, alone } = Groups::new(images, threads);
             (count, alone)
         };
-        assert_eq!([1, 2, 4, 5, 32].map(|images| groups(images, 1)), [(1, true), (1, true), (1, true), (2, true), (8, true)]);
-        assert_eq!([1, 2, 3, 7, 8].map(|images| groups(images, 2)), [(1, false), (2, true), (1, false), (2, true), (2, true)]);
+        assert_eq!(
+            [1, 2, 4, 5, 32].map(|images| groups(images, 1)),
+            [(1, true), (1, true), (1, true), (2, true), (8, true)]
+        );
+        assert_eq!(
+            [1, 2, 3, 7, 8].map(|images| groups(images, 2)),
+            [(1, false), (2, true), (1, false), (2, true), (2, true)]
+        );
         assert_eq!([9, 32, 33].map(|images| groups(images, 2)), [(4, true), (8, true), (10, true)]);
         assert_eq!([8, 16, 17, 64].map(|images| groups(images, 16)), [(1, false), (16, true), (1, false), (16, true)]);
     }

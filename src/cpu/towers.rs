@@ -9,11 +9,11 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use super::clock::Clock;
-use super::pipeline::CpuPipeline;
-use super::softmax::TopK;
 use super::group::Group;
 use super::memory::Scratch;
+use super::pipeline::CpuPipeline;
 use super::preprocess::Table;
+use super::softmax::TopK;
 use super::{Settings, as_run, ceilings, pixels, run_step, start, threads, zeroed};
 use crate::backend::{
     Activation, Backend, Holding, Input, Pipeline, Prediction, Score, Session, StepAsRun, Timeline, Work,

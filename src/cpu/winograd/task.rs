@@ -198,7 +198,10 @@ impl Run<'_> {
                         blocks: channels / LANES,
                         a: points.as_ptr().add(before * channels),
                         a_block: rows * LANES,
-                        b: filters.values.as_ptr().add(block.start + (point * block.panels + panels.start) * channels * WIDTH),
+                        b: filters
+                            .values
+                            .as_ptr()
+                            .add(block.start + (point * block.panels + panels.start) * channels * WIDTH),
                         panels: panels.len(),
                         c: products.as_mut_ptr().add(before * columns),
                         c_vector: rows * LANES,
