@@ -8,17 +8,20 @@ const CHUNK: usize = 16 * 1024;
 
 /// A table per channel: 256 values decide everything, and the arithmetic is the description's own.
 pub struct Table {
-    /// Channel of the pixel that each of the output's is.
-    source: [usize; 3],
+    /// By the pixel's channels, red first.
     values: [[f32; 256]; 3],
+    /// Whether the network's channels are in the other order.
+    reversed: bool,
 }
 
 impl Table {
     pub fn new(preprocess: &Preprocess) -> Self {
-        Table {
-            source: std::array::from_fn(|channel| preprocess.source(channel)),
-            values: std::array::from_fn(|channel| std::array::from_fn(|value| preprocess.apply(value as u8, channel))),
+        let source: [usize; 3] = std::array::from_fn(|channel| preprocess.source(channel));
+        let mut values = [[0.0; 256]; 3];
+        for (channel, source) in source.into_iter().enumerate() {
+            values[source] = std::array::from_fn(|value| preprocess.apply(value as u8, channel));
         }
+        Table { values, reversed: source != [0, 1, 2] }
     }
 
     /// # Panics
@@ -31,10 +34,10 @@ impl Table {
             let range = task * 3 * CHUNK..len.min((task + 1) * 3 * CHUNK);
             // SAFETY: the range is within the output, and this task's alone.
             let output = unsafe { std::slice::from_raw_parts_mut(parts.start().add(range.start), range.len()) };
-            for (output, pixel) in output.chunks_exact_mut(3).zip(pixels[range].chunks_exact(3)) {
-                for channel in 0..3 {
-                    output[channel] = self.values[channel][usize::from(pixel[self.source[channel]])];
-                }
+            let [red, green, blue] = &self.values;
+            for (output, &[r, g, b]) in output.as_chunks_mut().0.iter_mut().zip(pixels[range].as_chunks().0) {
+                let pixel = [red[usize::from(r)], green[usize::from(g)], blue[usize::from(b)]];
+                *output = if self.reversed { [pixel[2], pixel[1], pixel[0]] } else { pixel };
             }
         });
     }

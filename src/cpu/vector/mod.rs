@@ -40,6 +40,9 @@ pub trait Vector: Copy {
     /// self + other.
     fn add(self, other: Self) -> Self;
 
+    /// self - other.
+    fn sub(self, other: Self) -> Self;
+
     /// self * other.
     fn mul(self, other: Self) -> Self;
 
@@ -190,6 +193,7 @@ mod tests {
                 let (x, y) = (V::load(a.as_ptr()), V::load(b.as_ptr()));
                 let results = [
                     x.add(y),
+                    x.sub(y),
                     x.mul(y),
                     x.div(y),
                     x.mul_add(y, V::splat(1.0)),
@@ -222,6 +226,7 @@ mod tests {
         let each = |f: fn(f32, f32) -> f32| -> [f32; LANES] { std::array::from_fn(|i| f(a[i], b[i])) };
         let expected = [
             each(|a, b| a + b),
+            each(|a, b| a - b),
             each(|a, b| a * b),
             each(|a, b| a / b),
             each(|a, b| a.mul_add(b, 1.0)),

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::Geometry;
-use super::matrices::{MAX_POINTS, powers};
+use super::matrices::{MAX_POINTS, filter};
 use crate::Result;
 use crate::cpu::gemm::WIDTH;
 use crate::cpu::memory::Memory;
@@ -110,7 +110,7 @@ impl Packed<'_> {
         let Geometry { conv, taps, .. } = self.geometry;
         let (taps, stride, (down, across)) = (*taps, conv.stride, self.geometry.points());
         let group_c = self.geometry.input.c / conv.groups;
-        let matrix = powers(taps).map(|row| row.map(|entry| entry.value()));
+        let matrix = filter(taps).map(|row| row.map(|entry| entry.value()));
         let first = block.group * group_filters + block.first + panel * WIDTH;
         let filters = (block.filters - panel * WIDTH).min(WIDTH);
         for channel in 0..self.geometry.channels() {

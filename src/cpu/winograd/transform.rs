@@ -1,13 +1,13 @@
 //! B^T d B of a row of tiles, and A^T m A of a row of products: first along one dimension, then along the other, 8 channels at once.
 
-use super::matrices::{Input, MAX_POINTS, Matrix, Output};
+use super::matrices::{Input, MAX_POINTS, MINUS_ONE, Matrix, ONE, Output};
 use super::tiles::Tile;
 use crate::cpu::vector::{Kernel, LANES, Vector, unrolled};
 
 /// Where, in elements, the matrix of each point begins for the tiles of one row.
 pub type Places = [[usize; MAX_POINTS]; MAX_POINTS];
 
-/// Multiplies `x` by `M`. Zeros and ones among the entries cost nothing.
+/// Multiplies `x` by `M`. Zeros among the entries cost nothing, nor does a one of each row.
 ///
 /// # Safety
 /// The CPU has the instructions of `V`.
@@ -16,24 +16,25 @@ unsafe fn apply<V: Vector, M: Matrix>(x: [V; MAX_POINTS]) -> [V; MAX_POINTS] {
     // SAFETY: the caller's promise.
     let mut y = [unsafe { V::splat(0.0) }; MAX_POINTS];
     unrolled!(row < M::ROWS, {
-        let mut started = false;
+        let first = M::FIRST[row];
+        // SAFETY: the caller's promise.
+        let factor = |column: usize| unsafe { V::splat(M::ENTRIES[row][column]) };
+        y[row] = if M::ENTRIES[row][first] == 1.0 { x[first] } else { x[first].mul(factor(first)) };
         unrolled!(column < M::COLUMNS, {
             let entry = M::ENTRIES[row][column];
-            if entry != 0.0 {
-                // SAFETY: the caller's promise.
-                let factor = unsafe { V::splat(entry) };
-                y[row] = match (started, entry == 1.0) {
-                    (false, true) => x[column],
-                    (false, false) => x[column].mul(factor),
-                    (true, true) => y[row].add(x[column]),
-                    (true, false) => x[column].mul_add(factor, y[row]),
-                };
-                started = true;
+            if entry != 0.0 && column != first {
+                y[row] = if entry == 1.0 { y[row].add(x[column]) } else { x[column].mul_add(factor(column), y[row]) };
             }
         });
-        debug_assert!(started, "no row is all zeros");
     });
     y
+}
+
+/// Products with those at 1 and -1 replaced by their sum and difference.
+#[inline(always)]
+fn halved<V: Vector>(mut x: [V; MAX_POINTS]) -> [V; MAX_POINTS] {
+    (x[ONE], x[MINUS_ONE]) = (x[ONE].add(x[MINUS_ONE]), x[ONE].sub(x[MINUS_ONE]));
+    x
 }
 
 /// The input of one row of tiles of one image, to the matrices of its points, (channels / 8, tiles, 8) each.
@@ -252,7 +253,7 @@ impl OutputRow<'_> {
                     unrolled!(column < M, {
                         x[column] = V::load(points[column].add(tile * LANES));
                     });
-                    let y = apply::<V, Output<M, R>>(x);
+                    let y = apply::<V, Output<M, R>>(halved(x));
                     let first = self.tiles.get_unchecked(tile).first;
                     let middle = self.middle.add((row * self.width + first) * LANES);
                     unrolled!(column < Output::<M, R>::ROWS, {
@@ -276,7 +277,7 @@ impl OutputRow<'_> {
                 unrolled!(row < N, {
                     x[row] = V::load(middle.add(row * self.width * LANES));
                 });
-                let y = apply::<V, Output<N, R>>(x);
+                let y = apply::<V, Output<N, R>>(halved(x));
                 let target = self.target.add(column * self.pitch + block * LANES);
                 unrolled!(row < Output::<N, R>::ROWS, {
                     if row < self.height {
