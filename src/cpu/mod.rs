@@ -40,7 +40,7 @@ use crate::net::Network;
 use crate::pixels::Pixels;
 use crate::plan::{Plan, Step, StepKind};
 use crate::record::Ceilings;
-use crate::weights::Weights;
+use crate::weights::StoredWeights;
 use crate::{Error, Result};
 
 /// A network's weights on the CPU.
@@ -86,13 +86,13 @@ fn weighted(network: &Network) -> Result<impl Iterator<Item = Step> + Send + use
 }
 
 impl CpuBackend {
-    /// Starts threads and lays out `weights` for the kernels.
+    /// Starts threads, which read `weights` and lay them out for the kernels.
     ///
     /// # Errors
-    /// [`Error::Device`] when the threads cannot be started or memory is short, [`Error::Usage`] for weights that the settings'
-    /// type does not hold.
-    pub fn new(weights: Weights, settings: Settings) -> Result<Self> {
-        let (network, layers) = weights.into_parts();
+    /// [`Error::Weights`] with every tensor that is not finite, [`Error::Device`] when the threads cannot be started or memory is
+    /// short, [`Error::Usage`] for weights that the settings' type does not hold.
+    pub fn new(weights: impl Into<StoredWeights>, settings: Settings) -> Result<Self> {
+        let (network, layers) = weights.into().into_parts();
         let group = Group::new(&settings, settings.threads, weighted(&network)?.zip(layers))?;
         let table = Table::new(&network.variant.preprocess);
         Ok(CpuBackend { settings, shared: Arc::new(Shared { group, table, network }) })
@@ -180,18 +180,12 @@ fn start(step: &Step, table: &Table, team: &Team<'_>, input: Input<'_>, output: 
 }
 
 /// A step after the first, on threads of `group`.
-fn run_step(
-    step: &Step,
-    group: &Group,
-    team: &Team<'_>,
-    images: usize,
-    seed: u64,
-    source: &[f32],
-    output: &mut [f32],
-) {
+fn run_step(step: &Step, group: &Group, team: &Team<'_>, images: usize, seed: u64, source: &[f32], output: &mut [f32]) {
     match step.kind {
         StepKind::Conv { weights, relu, .. } => {
-            let PackedLayer::Conv(filters) = &group.layers[weights] else { unreachable!("packed for the same network") };
+            let PackedLayer::Conv(filters) = &group.layers[weights] else {
+                unreachable!("packed for the same network")
+            };
             filters.forward(relu, team, images, source, output);
         }
         StepKind::Linear { weights, relu } => {
