@@ -4,6 +4,7 @@
 mod builder;
 mod hostile;
 mod mutations;
+mod reading;
 
 use std::path::Path;
 

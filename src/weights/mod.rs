@@ -3,6 +3,11 @@
 //! Three layouts are read, told apart by their content: safetensors, the zip that PyTorch writes since 1.6, and the
 //! pickle stream it wrote before. Nothing of a file is trusted: lengths are checked before they are allocated, no
 //! pickled code runs, and whatever does not fit is an [`Error::Weights`] that names it.
+//!
+//! ```text
+//! file ──> Checkpoint ──> StoredWeights ──> the CPU's backend, which reads each layer as it lays it out
+//!          (names, shapes) (they fit)   └─> Weights (values in f32, checked) ──> other backends, which share them
+//! ```
 
 mod fit;
 mod hub;

@@ -214,3 +214,30 @@ impl Kernel for Finish {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows that blocks of 16 do not divide, fewer than 16 of them; with one tap nothing moves.
+    #[test]
+    fn terms_are_in_the_order_of_taps() {
+        for (columns, channels, taps) in [(16, 5, 7), (3, 4, 9), (16, 32, 1), (1, 1, 36)] {
+            let given = channels * taps;
+            let rows: Vec<f32> = (0..columns * given).map(|place| place as f32).collect();
+            let mut shown = vec![0; given];
+            transpose(&rows, given, taps, |term, row| {
+                let (tap, channel) = (term / channels, term % channels);
+                for (column, value) in row.iter().enumerate() {
+                    let expected = if column < columns { column * given + channel * taps + tap } else { 0 };
+                    assert_eq!(
+                        *value, expected as f32,
+                        "{columns} x {channels} x {taps}, term {term}, column {column}"
+                    );
+                }
+                shown[term] += 1;
+            });
+            assert!(shown.iter().all(|times| *times == 1), "{shown:?}");
+        }
+    }
+}
