@@ -97,7 +97,7 @@ fn every_bad_tensor_is_named_by_whoever_packs_it() {
 #[test]
 fn a_file_that_becomes_shorter() {
     let folder = tempfile::tempdir().unwrap();
-    for name in ["paper.f32.safetensors", "paper.zip.pth", "torchvision.bf16.safetensors"] {
+    for name in ["torchvision.f32.safetensors", "torchvision.zip.pth", "torchvision.bf16.safetensors"] {
         let path = folder.path().join(name);
         std::fs::copy(testdata::path(&format!("tests/data/checkpoints/{name}")), &path).unwrap();
         let checkpoint = Checkpoint::open(&path).unwrap();
