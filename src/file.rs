@@ -8,30 +8,45 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Error, Result};
 
-/// The bytes of a regular file, or a link to one, of at most `limit` bytes. A FIFO would block and a device never end, so
-/// neither is opened.
+/// Opens a regular file, or a link to one, of at most `limit` bytes, and tells how many it has. A FIFO would block and a
+/// device never end, so neither is opened.
 ///
 /// # Errors
 /// The reason, without the file's name.
-pub(crate) fn read_regular(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
-    let unreadable = |error: io::Error| format!("cannot be read: {error}");
-    let too_large = |len: u64| format!("{} MiB, more than the {} MiB that are read", len >> 20, limit >> 20);
+pub(crate) fn open_regular(path: &Path, limit: u64) -> Result<(File, u64), String> {
     let metadata = fs::metadata(path).map_err(unreadable)?;
     if !metadata.is_file() {
         let kind = if metadata.is_dir() { "a folder" } else { "a pipe, a socket or a device" };
         return Err(format!("not a regular file but {kind}"));
     }
     if metadata.len() > limit {
-        return Err(too_large(metadata.len()));
+        return Err(too_large(metadata.len(), limit));
     }
+    Ok((File::open(path).map_err(unreadable)?, metadata.len()))
+}
+
+/// The bytes of a file that [`open_regular`] opens.
+///
+/// # Errors
+/// As [`open_regular`].
+pub(crate) fn read_regular(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
+    let (file, len) = open_regular(path, limit)?;
     let mut bytes = Vec::new();
-    bytes.try_reserve_exact(metadata.len() as usize).map_err(|e| format!("cannot be read: {e}"))?;
+    bytes.try_reserve_exact(len as usize).map_err(|e| format!("cannot be read: {e}"))?;
     // The file may grow while it is read.
-    File::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > limit {
-        return Err(too_large(bytes.len() as u64));
+        return Err(too_large(bytes.len() as u64, limit));
     }
     Ok(bytes)
+}
+
+fn unreadable(error: io::Error) -> String {
+    format!("cannot be read: {error}")
+}
+
+fn too_large(len: u64, limit: u64) -> String {
+    format!("{} MiB, more than the {} MiB that are read", len >> 20, limit >> 20)
 }
 
 /// Writes `bytes` as the whole content of a file, which appears under its name once it is complete.

@@ -22,7 +22,7 @@ use crate::parallel::Parallel;
 use crate::pixels::Pixels;
 use crate::plan::Plan;
 use crate::record::Ceilings;
-use crate::weights::{Checkpoint, Weights, imagenet1k_v1, seeded};
+use crate::weights::{Checkpoint, StoredWeights, imagenet1k_v1, seeded};
 use crate::{Error, Result};
 
 /// The demo checkpoint that is used where none is named: ten kinds of drawn shapes, torchvision's topology.
@@ -109,7 +109,7 @@ impl Model {
         let input_size = options.input_size.unwrap_or(variant.input_size);
         let classes = checkpoint.network(variant, input_size)?.classes();
         let labels = checkpoint.choose_labels(options.labels.as_deref(), classes)?;
-        let weights = checkpoint.into_weights(variant, input_size)?;
+        let weights = checkpoint.into_stored(variant, input_size)?;
         let network = weights.network().clone();
         let backend = device.upload(weights)?;
         Ok(Model { network, labels, backend, fallback, idle: Mutex::default() })
@@ -473,13 +473,13 @@ impl OpenDevice {
         Err(Error::Device("built without the feature cuda; build with it, or say --device cpu".into()))
     }
 
-    fn upload(self, weights: Weights) -> Result<Box<dyn Backend>> {
+    fn upload(self, weights: StoredWeights) -> Result<Box<dyn Backend>> {
         match self {
             OpenDevice::Cpu { settings, towers: true } => Ok(Box::new(CpuTowers::new(weights, settings)?)),
             OpenDevice::Cpu { settings, towers: false } => Ok(Box::new(CpuBackend::new(weights, settings)?)),
             #[cfg(feature = "cuda")]
             OpenDevice::Cuda { devices, settings, split } => {
-                let weights = Arc::new(weights);
+                let weights = Arc::new(weights.read()?);
                 if let (Some(Split::TwoGpu), [first, second]) = (split, &devices[..]) {
                     return Ok(Box::new(CudaBackend::split(weights, Towers::TwoGpu(first, second), settings)?));
                 }

@@ -33,7 +33,7 @@ pub fn overflowing_demo() -> Checkpoint {
     let mut checkpoint = alexnet::demo_checkpoint();
     for (name, scale) in [("features.0.weight", 1e5), ("features.0.bias", 1e5), ("features.3.weight", 1e-5)] {
         let tensor = checkpoint.tensors.get_mut(name).expect("torchvision's names");
-        let values: Vec<f32> = tensor.to_f32().iter().map(|value| value * scale).collect();
+        let values: Vec<f32> = tensor.to_f32().unwrap().iter().map(|value| value * scale).collect();
         *tensor = Tensor::from_f32(tensor.shape.clone(), &values);
     }
     checkpoint

@@ -4,6 +4,7 @@
 mod builder;
 mod hostile;
 mod mutations;
+mod reading;
 
 use std::path::Path;
 
@@ -20,7 +21,7 @@ fn golden(name: &str) -> Checkpoint {
 
 /// Names, shapes and the bits of the values in f32.
 fn values(checkpoint: &Checkpoint) -> Vec<(&str, &[usize], Vec<u32>)> {
-    let bits = |t: &Tensor| t.to_f32().into_iter().map(f32::to_bits).collect();
+    let bits = |t: &Tensor| t.to_f32().unwrap().into_iter().map(f32::to_bits).collect();
     checkpoint.tensors.iter().map(|(name, t)| (name.as_str(), &t.shape[..], bits(t))).collect()
 }
 
@@ -46,7 +47,7 @@ fn golden_weights_follow_the_stream_rule() {
             let weight = &checkpoint.tensors[&format!("{layer}.weight")];
             let fan_in = weight.shape[1..].iter().product::<usize>() as f64;
             let bound = if kind == "weight" { (6.0 / fan_in).sqrt() } else { fan_in.powf(-0.5) } as f32;
-            for (i, value) in tensor.to_f32().into_iter().enumerate() {
+            for (i, value) in tensor.to_f32().unwrap().into_iter().enumerate() {
                 let expected = stream(name, i as u64, bound);
                 assert_eq!(value.to_bits(), expected.to_bits(), "{file}: {name}[{i}]: {value}, expected {expected}");
             }
@@ -174,26 +175,26 @@ fn tensors_convert_and_find_non_finite_values() {
     let f64s = [0.1f64, -1e-50, 3.4e38, 1e39, f64::NAN];
     let bytes = f64s.iter().flat_map(|v| v.to_le_bytes()).collect();
     let tensor = Tensor::new(DType::F64, vec![5], bytes);
-    let values = tensor.to_f32();
+    let values = tensor.to_f32().unwrap();
     assert_eq!(&values[..4], [0.1f32, -0.0, 3.4e38, f32::INFINITY]);
     assert!(values[4].is_nan());
     assert_eq!(tensor.len(), 5);
-    assert_eq!(tensor.first_non_finite(), Some(3), "1e39 is beyond f32");
+    assert_eq!(tensor.first_non_finite().unwrap(), Some(3), "1e39 is beyond f32");
 
     let bits: [u16; 4] = [0x0001, 0x7bff, 0xfc00, 0x7e00];
     let bytes: Vec<u8> = bits.iter().flat_map(|v| v.to_le_bytes()).collect();
     let tensor = Tensor::new(DType::F16, vec![2, 2], bytes.clone());
-    assert_eq!(&tensor.to_f32()[..3], [2f32.powi(-24), 65504.0, f32::NEG_INFINITY]);
-    assert_eq!(tensor.first_non_finite(), Some(2));
-    assert_eq!(Tensor::new(DType::Bf16, vec![4], bytes).first_non_finite(), None);
+    assert_eq!(&tensor.to_f32().unwrap()[..3], [2f32.powi(-24), 65504.0, f32::NEG_INFINITY]);
+    assert_eq!(tensor.first_non_finite().unwrap(), Some(2));
+    assert_eq!(Tensor::new(DType::Bf16, vec![4], bytes).first_non_finite().unwrap(), None);
 
     // Across the blocks that are decoded in parallel, the first one counts.
     let mut many = vec![1.0f32; 300_000];
-    assert_eq!(Tensor::from_f32(vec![300_000], &many).first_non_finite(), None);
+    assert_eq!(Tensor::from_f32(vec![300_000], &many).first_non_finite().unwrap(), None);
     (many[299_999], many[70_001]) = (f32::NAN, f32::INFINITY);
     let tensor = Tensor::from_f32(vec![3, 100_000], &many);
-    assert_eq!(tensor.first_non_finite(), Some(70_001));
-    assert!(tensor.to_f32().iter().zip(&many).all(|(a, b)| a.to_bits() == b.to_bits()));
+    assert_eq!(tensor.first_non_finite().unwrap(), Some(70_001));
+    assert!(tensor.to_f32().unwrap().iter().zip(&many).all(|(a, b)| a.to_bits() == b.to_bits()));
     assert!(Tensor::from_f32(vec![0, 7], &[]).is_empty());
 }
 

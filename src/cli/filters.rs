@@ -69,7 +69,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
     if towers && !count.is_multiple_of(2) {
         return Err(Error::Usage(format!("{} has {count} filters, which two towers cannot share", parameter.layer)));
     }
-    let weights = checkpoint.tensors[&parameter.weight()].to_f32();
+    let weights = checkpoint.tensors[&parameter.weight()].to_f32()?;
     let patches = patches(&weights, shape, &variant.preprocess);
     let grid = grid(&patches, if towers { 2 } else { 1 });
     let bytes = match args.output.extension() {

@@ -31,7 +31,11 @@ impl Filters {
         let filters = weights.weight.chunks_exact(weights.weight.len() / conv.groups);
         let groups = filters.zip(bias).map(|(filters, bias)| {
             // Terms are (R, S, C), so that im2col copies runs of channels.
-            Panels::pack(filters, bias, |term| term % group_c * taps + term / group_c)
+            let given = taps * group_c;
+            Panels::pack(bias.to_vec(), given, taps, |first, rows| {
+                rows.copy_from_slice(&filters[first * given..][..rows.len()]);
+                Ok(())
+            })
         });
         Ok(Filters { conv, input, output, groups: groups.collect::<Result<_>>()? })
     }

@@ -8,7 +8,7 @@ use super::vector::Isa;
 use super::{Settings, conv, linear};
 use crate::net::Shape;
 use crate::plan::{Step, StepKind};
-use crate::weights::LayerWeights;
+use crate::weights::{StoredLayer, all_or_problems};
 use crate::{Error, Result};
 
 pub struct Group {
@@ -29,18 +29,18 @@ impl Group {
     /// Starts `threads` threads, which then lay out the weights of some steps.
     ///
     /// # Errors
-    /// [`Error::Device`] when the threads cannot be started or memory is short, [`Error::Usage`] for weights that the settings'
-    /// type does not hold.
+    /// [`Error::Weights`] with every tensor that is not finite, [`Error::Device`] when the threads cannot be started or memory is
+    /// short, [`Error::Usage`] for weights that the settings' type does not hold.
     pub fn new(
         settings: &Settings,
         threads: usize,
-        steps: impl Iterator<Item = (Step, LayerWeights)> + Send,
+        steps: impl Iterator<Item = (Step, StoredLayer)> + Send,
     ) -> Result<Self> {
         let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("alexnet-cpu-{i}"));
         let pool = pool.build().map_err(|e| Error::Device(format!("cannot start {threads} threads: {e}; lower -j")))?;
         // One after the other, so that a layer is not held twice for longer than it takes.
         let pack = |(step, weights)| PackedLayer::pack(&step, &weights, settings);
-        let layers = pool.install(|| steps.map(pack).collect::<Result<_>>())?;
+        let layers = pool.install(|| all_or_problems(steps.map(pack)))?;
         Ok(Group { threads, pool, isa: settings.isa, layers })
     }
 
@@ -65,10 +65,12 @@ impl Group {
 
 impl PackedLayer {
     /// `weights` of PyTorch's layout for `step`.
-    fn pack(step: &Step, weights: &LayerWeights, settings: &Settings) -> Result<Self> {
+    fn pack(step: &Step, weights: &StoredLayer, settings: &Settings) -> Result<Self> {
         let Shape { h, w, .. } = step.output;
         Ok(match step.kind {
-            StepKind::Conv { conv, .. } => PackedLayer::Conv(conv::Filters::pack(conv, step.input, (h, w), weights)?),
+            StepKind::Conv { conv, .. } => {
+                PackedLayer::Conv(conv::Filters::pack(conv, step.input, (h, w), &weights.read()?)?)
+            }
             _ => PackedLayer::Linear(linear::Matrix::pack(step.input, weights, settings.float16)?),
         })
     }

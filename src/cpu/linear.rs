@@ -6,11 +6,14 @@ use super::gemm::{Packed, Panels};
 use super::team::{Ahead, Parts, Team};
 use super::vector::LANES;
 use crate::net::Shape;
-use crate::weights::LayerWeights;
+use crate::weights::StoredLayer;
 use crate::{Error, Result};
 
 /// Tasks a thread, so that one that is held up leaves work to the others.
 const TASKS: usize = 4;
+
+/// The least that half precision rounds to infinity.
+const BEYOND_FLOAT16: f32 = 65520.0;
 
 /// Weights, in the type that they are stored in.
 pub enum Matrix {
@@ -23,19 +26,24 @@ impl Matrix {
     /// From (out, C * H * W), where `input` is the shape that was flattened.
     ///
     /// # Errors
-    /// [`Error::Device`] where memory is short, [`Error::Usage`] for a weight that half precision does not hold.
-    pub fn pack(input: Shape, weights: &LayerWeights, half: bool) -> Result<Self> {
-        let LayerWeights { weight, bias } = weights;
-        let order = |term: usize| term % input.c * (input.h * input.w) + term / input.c;
+    /// Those of the weights, [`Error::Device`] where memory is short, [`Error::Usage`] for a weight that half precision does not
+    /// hold.
+    pub fn pack(input: Shape, weights: &StoredLayer, half: bool) -> Result<Self> {
+        let (bias, given, pixels) = (weights.bias()?, weights.filter_len(), input.h * input.w);
         if !half {
-            return Ok(Matrix::Float32(Panels::pack(weight, bias, order)?));
+            let read = |first: usize, rows: &mut [f32]| weights.read_filters(first, rows);
+            return Ok(Matrix::Float32(Panels::pack(bias, given, pixels, read)?));
         }
-        match weight.iter().find(|weight| f16::from_f32(**weight).is_infinite()) {
-            None => Ok(Matrix::Float16(Panels::pack(weight, bias, order)?)),
-            Some(weight) => Err(Error::Usage(format!(
-                "a weight of {weight} is beyond float16's range, which ends at 65504; leave --precision out"
-            ))),
-        }
+        let read = |first: usize, rows: &mut [f32]| {
+            weights.read_filters(first, rows)?;
+            match rows.iter().find(|weight| weight.abs() >= BEYOND_FLOAT16) {
+                None => Ok(()),
+                Some(weight) => Err(Error::Usage(format!(
+                    "a weight of {weight} is beyond float16's range, which ends at 65504; leave --precision out"
+                ))),
+            }
+        };
+        Ok(Matrix::Float16(Panels::pack(bias, given, pixels, read)?))
     }
 
     /// The first `bytes` that are read, to be asked for before.

@@ -44,7 +44,7 @@ use crate::options::Precision;
 use crate::pixels::Pixels;
 use crate::plan::{Plan, Step, StepKind};
 use crate::record::Ceilings;
-use crate::weights::Weights;
+use crate::weights::StoredWeights;
 use crate::{Error, Result};
 
 /// A network's weights on the CPU.
@@ -94,13 +94,13 @@ fn weighted(network: &Network) -> Result<impl Iterator<Item = Step> + Send + use
 }
 
 impl CpuBackend {
-    /// Starts threads and lays out `weights` for the kernels.
+    /// Starts threads, which read `weights` and lay them out for the kernels.
     ///
     /// # Errors
-    /// [`Error::Device`] when the threads cannot be started or memory is short, [`Error::Usage`] for weights that the settings'
-    /// type does not hold.
-    pub fn new(weights: Weights, settings: Settings) -> Result<Self> {
-        let (network, layers) = weights.into_parts();
+    /// [`Error::Weights`] with every tensor that is not finite, [`Error::Device`] when the threads cannot be started or memory is
+    /// short, [`Error::Usage`] for weights that the settings' type does not hold.
+    pub fn new(weights: impl Into<StoredWeights>, settings: Settings) -> Result<Self> {
+        let (network, layers) = weights.into().into_parts();
         let group = Group::new(&settings, settings.threads, weighted(&network)?.zip(layers))?;
         let table = Table::new(&network.variant.preprocess);
         Ok(CpuBackend { settings, shared: Arc::new(Shared { group, table, network }) })

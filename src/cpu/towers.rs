@@ -22,7 +22,7 @@ use crate::net::{Network, Shape};
 use crate::pixels::Pixels;
 use crate::plan::{Plan, Step};
 use crate::record::Ceilings;
-use crate::weights::Weights;
+use crate::weights::{StoredWeights, all_or_problems};
 use crate::{Error, Result, split};
 
 /// A network's weights in two towers on the CPU, each with half of every layer's filters; the first has all of the last layer's.
@@ -39,11 +39,12 @@ struct Shared {
 }
 
 impl CpuTowers {
-    /// Starts threads, one at least for each tower, and lays out `weights` for the kernels.
+    /// Starts threads, one at least for each tower, which read `weights` and lay them out for the kernels.
     ///
     /// # Errors
     /// As [`CpuBackend::new`](super::CpuBackend::new), and [`Error::Usage`] naming a layer that cannot be divided.
-    pub fn new(weights: Weights, settings: Settings) -> Result<Self> {
+    pub fn new(weights: impl Into<StoredWeights>, settings: Settings) -> Result<Self> {
+        let weights = weights.into();
         let plans = split::towers(&Plan::new(weights.network(), 1, &[])?)?;
         let (network, layers) = weights.into_parts();
         let steps = plans.each_ref().map(|plan| plan.steps.iter().filter(|step| step.weights().is_some()));
@@ -62,10 +63,11 @@ impl CpuTowers {
         let [mut first, second] = halves;
         first.append(&mut rest);
         let threads = settings.threads;
-        let groups = [
-            Group::new(&settings, threads.div_ceil(2).max(1), first.into_iter())?,
-            Group::new(&settings, (threads / 2).max(1), second.into_iter())?,
-        ];
+        let groups = all_or_problems([
+            Group::new(&settings, threads.div_ceil(2).max(1), first.into_iter()),
+            Group::new(&settings, (threads / 2).max(1), second.into_iter()),
+        ])?;
+        let Ok(groups) = groups.try_into() else { unreachable!("a group a tower") };
         let table = Table::new(&network.variant.preprocess);
         Ok(CpuTowers { settings, shared: Arc::new(Shared { network, table, groups }) })
     }
@@ -387,7 +389,7 @@ mod tests {
     fn a_panic_in_a_tower_ends_the_run() {
         let checkpoint = crate::demo_checkpoint();
         let variant = checkpoint.choose_variant(None).unwrap();
-        let towers = CpuTowers::new(checkpoint.into_weights(variant, 95).unwrap(), Settings::new(3)).unwrap();
+        let towers = CpuTowers::new(checkpoint.into_stored(variant, 95).unwrap(), Settings::new(3)).unwrap();
         let plan = Plan::new(&towers.shared.network, 1, &[]).unwrap();
         let pixels = seeded::picture(1, 0, 95);
         for tower in [0, 1] {

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+#[cfg(feature = "cuda")]
 use rayon::prelude::*;
 
-use super::{Checkpoint, imagenet1k_labels, read_labels};
+use super::{Checkpoint, StoredWeights, imagenet1k_labels, read_labels};
 use crate::net::{Layer, Network, Op, VARIANTS, Variant};
 use crate::{Error, Result};
 
@@ -27,6 +28,7 @@ pub struct LayerWeights {
 
 impl LayerWeights {
     /// The first or second half of the filters, which are an even number.
+    #[cfg(feature = "cuda")]
     pub(crate) fn half(&self, number: usize) -> Self {
         let half = |values: &[f32]| values[number * values.len() / 2..(number + 1) * values.len() / 2].to_vec();
         LayerWeights { weight: half(&self.weight), bias: half(&self.bias) }
@@ -34,6 +36,7 @@ impl LayerWeights {
 
     /// Filters from (K, C, taps) to (K, taps, C), where taps are R * S of a convolution, or the pixels that a fully
     /// connected layer's input was flattened from.
+    #[cfg(feature = "cuda")]
     pub(crate) fn channels_last(mut self, taps: usize) -> Self {
         if taps > 1 {
             let inputs = self.weight.len() / self.bias.len();
@@ -96,8 +99,8 @@ impl Weights {
         &self.layers
     }
 
-    /// Gives up both, so that a backend can lay out one layer after another.
-    pub(crate) fn into_parts(self) -> (Network, Vec<LayerWeights>) {
+    /// Gives up both.
+    pub(super) fn into_parts(self) -> (Network, Vec<LayerWeights>) {
         (self.network, self.layers)
     }
 }
@@ -170,30 +173,25 @@ impl Checkpoint {
         )
     }
 
-    /// The checked weights of `variant` at `input_size`.
+    /// The weights of `variant` at `input_size`, their values unread.
     ///
     /// # Errors
     /// [`Error::Usage`] for an input size that the variant does not take; [`Error::Weights`] with every tensor that is
-    /// missing, unexpected, of another shape or not finite.
-    pub fn into_weights(self, variant: &'static Variant, input_size: usize) -> Result<Weights> {
+    /// missing, unexpected or of another shape.
+    pub fn into_stored(self, variant: &'static Variant, input_size: usize) -> Result<StoredWeights> {
         let network = self.network(variant, input_size)?;
         let Checkpoint { path, mut tensors, .. } = self;
         let mut take = |name: &str| tensors.remove(name).expect("the network was inferred from these tensors");
-        let layers: Vec<_> = network.parameters().map(|p| (take(&p.weight()), take(&p.bias()))).collect();
-        let layers: Vec<_> = layers
-            .into_par_iter()
-            .map(|(weight, bias)| LayerWeights { weight: weight.to_f32(), bias: bias.to_f32() })
-            .collect();
-        // The decoded values are looked at, so that no tensor is decoded twice.
-        let values = network.parameters().zip(&layers);
-        let values = values.flat_map(|(p, layer)| [(p.weight(), &layer.weight), (p.bias(), &layer.bias)]);
-        let index = |values: &[f32]| values.iter().position(|v| !v.is_finite());
-        let mut problems: Vec<_> = values.filter_map(|(name, v)| Some(not_finite(&name, index(v)?))).collect();
-        if !problems.is_empty() {
-            problems.sort();
-            return Err(Error::Weights { path, problems });
-        }
-        Weights::new(network, layers)
+        let tensors = network.parameters().map(|p| [p.weight(), p.bias()].map(|name| (take(&name), name))).collect();
+        Ok(StoredWeights::new(&path, network, tensors))
+    }
+
+    /// The checked weights of `variant` at `input_size`.
+    ///
+    /// # Errors
+    /// As [`into_stored`](Self::into_stored), and [`Error::Weights`] with every tensor that is not finite.
+    pub fn into_weights(self, variant: &'static Variant, input_size: usize) -> Result<Weights> {
+        self.into_stored(variant, input_size)?.read()
     }
 
     /// For conversion, which keeps tensors as they are stored.
@@ -201,11 +199,10 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Weights`] naming every tensor with a value that is no finite f32, and where.
     pub fn reject_non_finite(&self) -> Result<()> {
-        let problems: Vec<_> = self
-            .tensors
-            .par_iter()
-            .filter_map(|(name, tensor)| Some(not_finite(name, tensor.first_non_finite()?)))
-            .collect();
+        let mut problems = vec![];
+        for (name, tensor) in &self.tensors {
+            problems.extend(tensor.first_non_finite()?.map(|index| not_finite(name, index)));
+        }
         if problems.is_empty() { Ok(()) } else { Err(Error::Weights { path: self.path.clone(), problems }) }
     }
 
@@ -244,6 +241,6 @@ impl Checkpoint {
     }
 }
 
-fn not_finite(tensor: &str, index: usize) -> String {
+pub(super) fn not_finite(tensor: &str, index: usize) -> String {
     format!("{tensor}: expected finite values, found NaN, infinity or a number beyond f32 at element {index}")
 }

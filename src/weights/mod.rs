@@ -3,6 +3,11 @@
 //! Three layouts are read, told apart by their content: safetensors, the zip that PyTorch writes since 1.6, and the
 //! pickle stream it wrote before. Nothing of a file is trusted: lengths are checked before they are allocated, no
 //! pickled code runs, and whatever does not fit is an [`Error::Weights`] that names it.
+//!
+//! ```text
+//! file ──> Checkpoint ──> StoredWeights ──> the CPU's backend, which reads each layer as it lays it out
+//!          (names, shapes) (they fit)   └─> Weights (values in f32, checked) ──> other backends, which share them
+//! ```
 
 mod fit;
 mod hub;
@@ -10,12 +15,15 @@ mod labels;
 mod pickle;
 mod safetensors;
 pub mod seeded;
+mod source;
+mod stored;
 mod tensor;
 mod torch;
 mod zip;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::file::{self, PartialFile};
 use crate::{Error, Result};
@@ -23,13 +31,17 @@ use crate::{Error, Result};
 pub use fit::{LayerWeights, Weights};
 pub use hub::imagenet1k_v1;
 pub use labels::{imagenet1k_labels, read_labels};
+pub use stored::StoredWeights;
+pub(crate) use stored::{StoredLayer, all_or_problems};
 pub use tensor::{DType, Tensor};
+
+use source::{Source, unreadable};
 
 /// The largest file read, in bytes: AlexNet in f64 with two optimizer moments beside it is 1.5 GB.
 const MAX_FILE: u64 = 4 << 30;
 
-/// A checkpoint in memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A checkpoint: what its file says of the tensors, whose values may be in memory or still in the file.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
     /// Where it came from, for messages.
     pub path: PathBuf,
@@ -47,17 +59,16 @@ pub struct Checkpoint {
 type Parsed<T> = std::result::Result<T, Vec<String>>;
 
 impl Checkpoint {
-    /// Reads a checkpoint, whatever its layout and its name's extension.
+    /// Opens a checkpoint, whatever its layout and its name's extension.
     ///
-    /// Holds the file and the tensors at once: about twice the file's size.
+    /// Values are read from the file as they are asked for; a file from before PyTorch 1.6 is read at once.
     ///
     /// # Errors
     ///
     /// [`Error::Usage`] if there is no such regular file or it cannot be opened, [`Error::Weights`] if its content is
     /// not a checkpoint. Values are not looked at: see [`Tensor::first_non_finite`].
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = read_regular(path, MAX_FILE)?;
-        Self::from_bytes(path, &bytes)
+        Self::from_source(path, Source::open(path)?)
     }
 
     /// Reads a checkpoint from memory; `path` only serves messages.
@@ -66,20 +77,29 @@ impl Checkpoint {
     ///
     /// [`Error::Weights`] if `bytes` are not a checkpoint.
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
+        Self::from_source(path, Source::Memory(bytes.to_vec()))
+    }
+
+    fn from_source(path: &Path, source: Source) -> Result<Self> {
+        let parsed = Self::parse(path, &Arc::new(source)).and_then(Self::normalised);
+        parsed.map_err(|problems| Error::Weights { path: path.into(), problems })
+    }
+
+    fn parse(path: &Path, source: &Arc<Source>) -> Parsed<Self> {
         let torch =
             |tensors| Self { path: path.into(), tensors, variant: None, labels: None, metadata: BTreeMap::new() };
-        let parsed = if bytes.starts_with(b"PK\x03\x04") {
-            torch::read_zip(bytes).map(torch)
-        } else if torch::is_legacy(bytes) {
-            torch::read_legacy(bytes).map(torch)
-        } else if bytes.get(8) == Some(&b'{') {
-            safetensors::read(path, bytes)
-        } else if bytes.is_empty() {
+        let start = source.bytes(0..source.len().min(torch::MAGIC)).map_err(|e| vec![unreadable(e)])?;
+        if start.starts_with(b"PK\x03\x04") {
+            torch::read_zip(source).map(torch)
+        } else if torch::is_legacy(&start) {
+            torch::read_legacy(source).map(torch)
+        } else if start.get(8) == Some(&b'{') {
+            safetensors::read(path, source)
+        } else if start.is_empty() {
             Err(vec!["the file is empty".into()])
         } else {
             Err(vec!["neither a safetensors file nor a PyTorch checkpoint (.pth), or cut off near its start".into()])
-        };
-        parsed.and_then(Self::normalised).map_err(|problems| Error::Weights { path: path.into(), problems })
+        }
     }
 
     /// Strips `module.` from names, and refuses tensors without elements: no layer has one, and the product of their
@@ -104,10 +124,10 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// [`Error::Output`] if the file cannot be written.
+    /// [`Error::Output`] if the file cannot be written, [`Error::Weights`] if values can no longer be read.
     pub fn save_safetensors(&self, path: &Path) -> Result<()> {
         let mut file = PartialFile::create(path)?;
-        safetensors::write(self, &mut file).map_err(Error::output(path))?;
+        safetensors::write(self, &mut file)?;
         file.finish()
     }
 }

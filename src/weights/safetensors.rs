@@ -2,15 +2,20 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
-use safetensors::{Dtype, SafeTensors};
+use safetensors::tensor::Metadata;
+use safetensors::{Dtype, SafeTensorError};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::json;
 
+use super::source::{Source, unreadable};
 use super::{Checkpoint, DType, Parsed, Tensor, labels, quoted};
+use crate::file::PartialFile;
+use crate::{Error, Result};
 
 /// Bytes of JSON accepted: a thousand tensors take a tenth of it.
 const MAX_HEADER: u64 = 1 << 20;
@@ -18,15 +23,17 @@ const MAX_HEADER: u64 = 1 << 20;
 const VARIANT: &str = "alexnet.variant";
 const LABELS: &str = "alexnet.labels";
 
-/// Reads a file's bytes; `path` is for the result.
-pub(super) fn read(path: &Path, bytes: &[u8]) -> Parsed<Checkpoint> {
-    check_header(bytes).map_err(|problem| vec![problem])?;
-    let (header_len, header) = SafeTensors::read_metadata(bytes).map_err(|e| vec![e.to_string()])?;
-    let data = &bytes[size_of::<u64>() + header_len..];
+/// Reads the header; `path` is for the result.
+pub(super) fn read(path: &Path, source: &Arc<Source>) -> Parsed<Checkpoint> {
+    let (data, header) = header(source).map_err(|problem| vec![problem])?;
+    let infos: BTreeMap<_, _> = header.tensors().into_iter().collect();
+    let end = infos.values().map(|info| info.data_offsets.1).max().unwrap_or(0);
+    if data.checked_add(end) != Some(source.len()) {
+        return Err(vec![SafeTensorError::MetadataIncompleteBuffer.to_string()]);
+    }
 
     let mut tensors = BTreeMap::new();
     let mut problems = Vec::new();
-    let infos: BTreeMap<_, _> = header.tensors().into_iter().collect();
     for (name, info) in infos {
         let dtype = match info.dtype {
             Dtype::F64 => DType::F64,
@@ -45,7 +52,7 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Parsed<Checkpoint> {
             problems.push(format!("{}: shape {:?} does not have {} bytes", quoted(&name), info.shape, end - start));
             continue;
         }
-        tensors.insert(name, Tensor::new(dtype, info.shape.clone(), data[start..end].to_vec()));
+        tensors.insert(name, Tensor::within(source, data + start..data + end, dtype, info.shape.clone()));
     }
     if tensors.is_empty() && problems.is_empty() {
         problems.push("the file holds no tensors".into());
@@ -66,18 +73,25 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Parsed<Checkpoint> {
     Ok(Checkpoint { path: path.into(), tensors, variant, labels, metadata })
 }
 
-/// What the `safetensors` crate lets pass: a header of 100 MB, and a name given twice (the last one wins).
-fn check_header(bytes: &[u8]) -> Result<(), String> {
-    let (len, rest) = bytes.split_first_chunk().ok_or("the file ends within its first 8 bytes")?;
-    let len = u64::from_le_bytes(*len);
+/// Where the data begins, and the header, of which the `safetensors` crate sees to it that tensors follow each other without
+/// gaps. What it lets pass is refused: a header of 100 MB, and a name given twice (the last one wins).
+fn header(source: &Source) -> Result<(usize, Metadata), String> {
+    const LEN: usize = size_of::<u64>();
+    let follow = source.len().checked_sub(LEN).ok_or("the file ends within its first 8 bytes")?;
+    let mut len = [0; LEN];
+    source.read(0, &mut len).map_err(unreadable)?;
+    let len = u64::from_le_bytes(len);
     if len > MAX_HEADER {
         return Err(format!("the header is said to be {len} bytes; at most {MAX_HEADER} are read"));
     }
-    let header = rest.get(..len as usize).ok_or_else(|| {
-        format!("the header is said to be {len} bytes but {} follow: the file is cut off", rest.len())
-    })?;
-    serde_json::from_slice::<UniqueKeys>(header).map_err(|e| format!("header: {e}"))?;
-    Ok(())
+    let len = len as usize;
+    if len > follow {
+        return Err(format!("the header is said to be {len} bytes but {follow} follow: the file is cut off"));
+    }
+    let header = source.bytes(LEN..LEN + len).map_err(unreadable)?;
+    let invalid = |e| format!("header: {e}");
+    serde_json::from_slice::<UniqueKeys>(&header).map_err(invalid)?;
+    Ok((LEN + len, serde_json::from_slice(&header).map_err(invalid)?))
 }
 
 /// Any JSON in which no object has the same key twice.
@@ -139,7 +153,7 @@ impl<'de> Visitor<'de> for UniqueKeys {
 
 /// Writes `checkpoint`. The `safetensors` crate writes metadata in a hash map's order, another one each run, so the
 /// header is put together here.
-pub(super) fn write(checkpoint: &Checkpoint, out: &mut impl Write) -> io::Result<()> {
+pub(super) fn write(checkpoint: &Checkpoint, out: &mut PartialFile) -> Result<()> {
     let mut metadata: serde_json::Map<_, _> =
         checkpoint.metadata.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
     if let Some(labels) = &checkpoint.labels {
@@ -164,17 +178,15 @@ pub(super) fn write(checkpoint: &Checkpoint, out: &mut impl Write) -> io::Result
             DType::F16 => Dtype::F16,
             DType::Bf16 => Dtype::BF16,
         };
-        let end = offset + tensor.bytes().len();
+        let end = offset + tensor.len() * tensor.dtype.size();
         header.insert((*name).clone(), json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [offset, end]}));
         offset = end;
     }
-    let mut header = serde_json::to_vec(&header)?;
+    let mut header = serde_json::Value::from(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
 
-    out.write_all(&(header.len() as u64).to_le_bytes())?;
-    out.write_all(&header)?;
-    for (_, tensor) in tensors {
-        out.write_all(tensor.bytes())?;
-    }
-    Ok(())
+    let mut write = |bytes: &[u8]| out.write_all(bytes).map_err(|e| Error::output(out.path())(e));
+    write(&(header.len() as u64).to_le_bytes())?;
+    write(&header)?;
+    tensors.into_iter().try_for_each(|(_, tensor)| write(&tensor.bytes()?))
 }

@@ -2,8 +2,11 @@
 //! pickles with the storages behind them (before 1.6).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
 
 use super::pickle::{Id, Pickle, Storage, Value, View};
+use super::source::{Source, unreadable};
 use super::{DType, Parsed, Tensor, quoted, zip};
 
 /// The magic number that opens a legacy file, as pickled: LONG1, 10 bytes.
@@ -14,6 +17,9 @@ const WRAPPERS: [&str; 3] = ["state_dict", "model_state_dict", "model"];
 
 type Tensors = BTreeMap<String, Tensor>;
 
+/// Bytes that tell a legacy file.
+pub(super) const MAGIC: usize = 11 + LEGACY_MAGIC.len();
+
 /// Whether `bytes` begin like a legacy file.
 pub(super) fn is_legacy(bytes: &[u8]) -> bool {
     // After the protocol, and from protocol 4 on a frame.
@@ -22,27 +28,30 @@ pub(super) fn is_legacy(bytes: &[u8]) -> bool {
 }
 
 /// Reads the zip layout.
-pub(super) fn read_zip(bytes: &[u8]) -> Parsed<Tensors> {
+pub(super) fn read_zip(source: &Arc<Source>) -> Parsed<Tensors> {
     let one = |problem: String| vec![problem];
-    let entries = zip::entries(bytes).map_err(one)?;
+    let entries = zip::entries(source).map_err(one)?;
     let root = zip_root(&entries).map_err(one)?;
-    let content = |name: &str| {
-        let entry = entries.get(format!("{root}{name}").as_str()).ok_or("no such zip entry: the file is incomplete")?;
-        entry.checked()
+    let entry = |name: &str| {
+        let entry = entries.get(&format!("{root}{name}"));
+        entry.ok_or_else(|| "no such zip entry: the file is incomplete".to_string())
     };
-    if entries.contains_key(format!("{root}byteorder").as_str()) && content("byteorder").map_err(one)? != b"little" {
+    if let Ok(byteorder) = entry("byteorder")
+        && *byteorder.content(source).map_err(one)? != *b"little"
+    {
         return Err(vec!["saved on a big-endian machine: load the file there and save it as safetensors".into()]);
     }
-    let data = content("data.pkl").map_err(|e| vec![format!("data.pkl: {e}")])?;
-    let pickle = Pickle::parse(data).map_err(one)?;
+    let data = entry("data.pkl").and_then(|entry| entry.content(source));
+    let data = data.map_err(|e| vec![format!("data.pkl: {e}")])?;
+    let pickle = Pickle::parse(&data).map_err(one)?;
     if pickle.len != data.len() {
         return Err(vec!["data.pkl goes on after its end".into()]);
     }
-    tensors(&pickle, bytes.len(), |storage| content(&format!("data/{}", storage.key)))
+    tensors(&pickle, source, |storage| entry(&format!("data/{}", storage.key))?.checked(source))
 }
 
 /// The folder of `data.pkl`, with its slash.
-fn zip_root<'a>(entries: &HashMap<&'a str, zip::Entry>) -> Result<&'a str, String> {
+fn zip_root(entries: &HashMap<String, zip::Entry>) -> Result<&str, String> {
     let mut roots = entries
         .keys()
         .filter_map(|name| name.strip_suffix("data.pkl"))
@@ -55,15 +64,27 @@ fn zip_root<'a>(entries: &HashMap<&'a str, zip::Entry>) -> Result<&'a str, Strin
 }
 
 /// Reads the legacy layout: magic number, protocol version, machine, the object, the storage keys; then per key a
-/// number of elements and the elements.
-pub(super) fn read_legacy(bytes: &[u8]) -> Parsed<Tensors> {
+/// number of elements and the elements. Its parts have no directory: a file is read whole.
+pub(super) fn read_legacy(source: &Arc<Source>) -> Parsed<Tensors> {
+    let whole = 0..source.len();
+    let read;
+    let source = match source.in_memory(whole.clone()) {
+        Some(_) => source,
+        None => {
+            let bytes = source.bytes(whole.clone()).map_err(|e| vec![unreadable(e)])?;
+            read = Arc::new(Source::Memory(bytes.into_owned()));
+            &read
+        }
+    };
+    let bytes = source.in_memory(whole).expect("it is now");
     let (pickle, storages) = legacy_parts(bytes).map_err(|problem| vec![problem])?;
-    tensors(&pickle, bytes.len(), |storage| {
-        storages.get(storage.key).copied().ok_or_else(|| "missing from the file's list of storages".into())
+    tensors(&pickle, source, |storage| {
+        storages.get(storage.key).cloned().ok_or_else(|| "missing from the file's list of storages".into())
     })
 }
 
-type LegacyParts<'a> = (Pickle<'a>, HashMap<&'a str, &'a [u8]>);
+/// The object, and where each storage is.
+type LegacyParts<'a> = (Pickle<'a>, HashMap<&'a str, Range<usize>>);
 
 fn legacy_parts(bytes: &[u8]) -> Result<LegacyParts<'_>, String> {
     let mut rest = bytes;
@@ -106,7 +127,8 @@ fn legacy_parts(bytes: &[u8]) -> Result<LegacyParts<'_>, String> {
         let split = storage.len.checked_mul(size).and_then(|len| after.split_at_checked(len));
         let (data, after) = split.ok_or_else(|| problem("the file is cut off"))?;
         rest = after;
-        if storages.insert(storage.key, data).is_some() {
+        let end = bytes.len() - rest.len();
+        if storages.insert(storage.key, end - data.len()..end).is_some() {
             return Err(problem("listed twice"));
         }
     }
@@ -146,11 +168,11 @@ fn dtype(class: &str) -> Option<DType> {
     })
 }
 
-/// The tensors of the state dict in `pickle`. `content` gives the bytes of a storage.
+/// The tensors of the state dict in `pickle`. `place` tells where in `source` a storage is.
 fn tensors<'a>(
     pickle: &Pickle<'a>,
-    file_len: usize,
-    content: impl Fn(&Storage<'a>) -> Result<&'a [u8], String>,
+    source: &Arc<Source>,
+    place: impl Fn(&Storage<'a>) -> Result<Range<usize>, String>,
 ) -> Parsed<Tensors> {
     let (views, mut problems) = views(pickle, state_dict(pickle).map_err(|problem| vec![problem])?);
 
@@ -160,12 +182,12 @@ fn tensors<'a>(
     for (index, dtype) in used {
         let storage = &pickle.storages[index];
         let size = dtype.size();
-        match content(storage) {
-            Ok(bytes) if storage.len.checked_mul(size) == Some(bytes.len()) => drop(storages.insert(index, bytes)),
-            Ok(bytes) => problems.push(format!(
+        match place(storage) {
+            Ok(range) if storage.len.checked_mul(size) == Some(range.len()) => drop(storages.insert(index, range)),
+            Ok(range) => problems.push(format!(
                 "storage {}: {} bytes, but the pickle says {} elements of {size}",
                 quoted(storage.key),
-                bytes.len(),
+                range.len(),
                 storage.len
             )),
             Err(problem) => problems.push(format!("storage {}: {problem}", quoted(storage.key))),
@@ -174,7 +196,7 @@ fn tensors<'a>(
 
     // A view may repeat elements, so a small file may describe tensors of any size. Views that overlap, transposed or
     // shared weights, stay well within four times the file.
-    let limit = (64 << 20).max(file_len.saturating_mul(4));
+    let limit = (64 << 20).max(source.len().saturating_mul(4));
     let mut total = 0usize;
     let mut sizes = Vec::new();
     for (name, view, dtype) in &views {
@@ -187,7 +209,7 @@ fn tensors<'a>(
         }
     }
     if total > limit {
-        problems.push(format!("the tensors would take {total} bytes, out of a file of {file_len}"));
+        problems.push(format!("the tensors would take {total} bytes, out of a file of {}", source.len()));
     }
     if views.is_empty() && problems.is_empty() {
         problems.push("the file holds no tensors".into());
@@ -196,10 +218,17 @@ fn tensors<'a>(
         return Err(problems);
     }
     let tensor = |((name, view, dtype), len): ((String, &View, DType), usize)| {
-        let bytes = gather(view, storages[&view.storage], dtype.size(), len);
-        (name, Tensor::new(dtype, view.shape.clone(), bytes))
+        let storage = storages[&view.storage].clone();
+        let tensor = if len == 0 || view.is_contiguous() {
+            let start = storage.start + view.offset * dtype.size();
+            Tensor::within(source, start..start + len, dtype, view.shape.clone())
+        } else {
+            let storage = source.bytes(storage).map_err(|e| vec![unreadable(e)])?;
+            Tensor::new(dtype, view.shape.clone(), gather(view, &storage, dtype.size(), len))
+        };
+        Ok((name, tensor))
     };
-    Ok(views.into_iter().zip(sizes).map(tensor).collect())
+    views.into_iter().zip(sizes).map(tensor).collect()
 }
 
 /// The dict that holds the tensors: the object itself, or what a training script wrapped it in.
@@ -272,22 +301,22 @@ fn byte_len(view: &View, len: usize, element: usize) -> Result<usize, String> {
     end.filter(|&end| end <= len).map(|_| bytes).ok_or_else(outside)
 }
 
+impl View {
+    /// Whether its elements follow each other, of which there is at least one.
+    fn is_contiguous(&self) -> bool {
+        // A dimension of 1 is never stepped along, so its stride may be anything.
+        let mut dense = 1;
+        self.shape.iter().zip(&self.stride).rev().all(|(&dim, &stride)| {
+            let fits = dim == 1 || stride == dense;
+            dense *= dim;
+            fits
+        })
+    }
+}
+
 /// The `len` bytes of a tensor, row-major. `view` lies within `storage`.
 fn gather(view: &View, storage: &[u8], element: usize, len: usize) -> Vec<u8> {
     let View { offset, shape, stride, .. } = view;
-    if len == 0 {
-        return Vec::new();
-    }
-    // A dimension of 1 is never stepped along, so its stride may be anything.
-    let mut dense = 1;
-    let contiguous = shape.iter().zip(stride).rev().all(|(&dim, &stride)| {
-        let fits = dim == 1 || stride == dense;
-        dense *= dim;
-        fits
-    });
-    if contiguous {
-        return storage[offset * element..][..len].to_vec();
-    }
     let mut bytes = Vec::with_capacity(len);
     let mut index = vec![0; shape.len()];
     let mut at = *offset;

@@ -1,27 +1,36 @@
-//! The zip archives `torch.save` writes: entries stored as they are, below 4 GiB, so that an entry is a slice of the
+//! The zip archives `torch.save` writes: entries stored as they are, below 4 GiB, so that an entry is a range of the
 //! file.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::quoted;
+use super::source::{Source, unreadable};
 
 /// Bytes of central directory accepted: ten thousand entries.
 const MAX_DIRECTORY: usize = 1 << 20;
 
 /// One stored entry.
-pub(super) struct Entry<'a> {
-    /// The content, its CRC not yet checked.
-    data: &'a [u8],
+pub(super) struct Entry {
+    /// Where its content is.
+    range: Range<usize>,
     crc: u32,
 }
 
-impl<'a> Entry<'a> {
-    /// The content, if it has the CRC the archive gives. `torch.save` writes 0 where it was told to compute none.
-    pub(super) fn checked(&self) -> Result<&'a [u8], String> {
-        if self.crc != 0 && crc32fast::hash(self.data) != self.crc {
+impl Entry {
+    /// Where in `source` the content is, if it has the CRC the archive gives. `torch.save` writes 0 where it was told to
+    /// compute none.
+    pub(super) fn checked(&self, source: &Source) -> Result<Range<usize>, String> {
+        if self.crc != 0 && source.crc32(self.range.clone()).map_err(unreadable)? != self.crc {
             return Err("its bytes do not match their CRC: the file is damaged".into());
         }
-        Ok(self.data)
+        Ok(self.range.clone())
+    }
+
+    /// The content, checked.
+    pub(super) fn content<'a>(&self, source: &'a Source) -> Result<Cow<'a, [u8]>, String> {
+        source.bytes(self.checked(source)?).map_err(unreadable)
     }
 }
 
@@ -31,16 +40,25 @@ impl<'a> Entry<'a> {
 ///
 /// Anything that lets two readers see two different archives: entries with the same name, entries that share bytes, a
 /// path that leaves the archive; and whatever `torch.save` does not write: compression, encryption, a comment.
-pub(super) fn entries(bytes: &[u8]) -> Result<HashMap<&str, Entry<'_>>, String> {
+pub(super) fn entries(source: &Source) -> Result<HashMap<String, Entry>, String> {
     const CUT: &str = "the zip directory at the end of the file is missing or damaged: the file may be cut off";
     // The end record, 22 bytes without a comment: at 10 the number of entries, at 12 the size and at 16 the offset of
     // the directory. A zip64 record before it repeats them, and below 4 GiB adds nothing.
-    let end = bytes.last_chunk::<22>().filter(|end| end.starts_with(b"PK\x05\x06")).ok_or(CUT)?;
-    let (count, size, start) = (u16_at(end, 10), u32_at(end, 12), u32_at(end, 16));
+    let mut end = [0; 22];
+    let end_start = source.len().checked_sub(end.len()).ok_or(CUT)?;
+    source.read(end_start, &mut end).map_err(unreadable)?;
+    if !end.starts_with(b"PK\x05\x06") {
+        return Err(CUT.into());
+    }
+    let (count, size, start) = (u16_at(&end, 10), u32_at(&end, 12), u32_at(&end, 16));
     if size > MAX_DIRECTORY {
         return Err(format!("the zip directory is {size} bytes; at most {MAX_DIRECTORY} are read"));
     }
-    let mut directory = bytes[..bytes.len() - end.len()].get(start..start + size).ok_or(CUT)?;
+    if start + size > end_start {
+        return Err(CUT.into());
+    }
+    let directory = source.bytes(start..start + size).map_err(unreadable)?;
+    let mut directory = &*directory;
 
     let mut entries = HashMap::new();
     let mut ranges = Vec::new();
@@ -72,18 +90,21 @@ pub(super) fn entries(bytes: &[u8]) -> Result<HashMap<&str, Entry<'_>>, String> 
 
         // Its local header: 30 bytes, then name and extra fields, whose lengths differ from the directory's.
         let header_start = u32_at(fixed, 42);
-        let local = bytes.get(header_start..).and_then(|rest| rest.first_chunk::<30>());
-        let Some(local) = local.filter(|local| local.starts_with(b"PK\x03\x04")) else {
+        let mut local = [0; 30];
+        if header_start + local.len() <= source.len() {
+            source.read(header_start, &mut local).map_err(unreadable)?;
+        }
+        if !local.starts_with(b"PK\x03\x04") {
             return problem("no header where the directory says");
-        };
-        let data_start = header_start + 30 + u16_at(local, 26) + u16_at(local, 28);
+        }
+        let data_start = header_start + local.len() + u16_at(&local, 26) + u16_at(&local, 28);
         let range = data_start..data_start + size;
         if range.end > start {
             return problem("reaches into the directory");
         }
         ranges.push((header_start, range.end, name));
-        let entry = Entry { data: &bytes[range], crc: u32_at(fixed, 16) as u32 };
-        if entries.insert(name, entry).is_some() {
+        let entry = Entry { range, crc: u32_at(fixed, 16) as u32 };
+        if entries.insert(name.to_owned(), entry).is_some() {
             return problem("there twice");
         }
     }

@@ -56,7 +56,7 @@ fn mutations(bases: &[Vec<u8>], count: u64) {
         let Ok(result) = result else { panic!("seed {seed}, changes{changes}: panicked") };
         match result {
             Ok(checkpoint) => {
-                let total: usize = checkpoint.tensors.values().map(|t| t.bytes().len()).sum();
+                let total: usize = checkpoint.tensors.values().map(|t| t.len() * t.dtype.size()).sum();
                 assert!(total <= (64 << 20).max(4 * file.len()), "seed {seed}, changes{changes}: {total} bytes");
             }
             Err(Error::Weights { problems, .. }) => {

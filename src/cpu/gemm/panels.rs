@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use super::micro::{Product, Stored, WIDTH};
 use crate::Result;
-use crate::cpu::memory::Memory;
+use crate::cpu::memory::{Memory, Scratch};
 use crate::cpu::team::{Ahead, Parts, Team};
 use crate::cpu::vector::{Kernel, LANES, Vector};
 
@@ -38,38 +39,46 @@ impl Packed for f32 {
 
 impl Packed for f16 {
     fn pack(values: &[f32; WIDTH]) -> [f16; WIDTH] {
-        values.map(f16::from_f32)
+        let mut rounded = [f16::ZERO; WIDTH];
+        rounded.convert_from_f32_slice(values);
+        rounded
     }
 }
 
 impl<B: Packed> Panels<B> {
-    /// From `rows` (columns, terms), of which term t is element `order(t)` of a row.
+    /// From rows (columns, channels, taps) to terms (taps, channels), a row being `given` values. `read` fills what it is given
+    /// with whole rows, from the one of a number on.
     ///
     /// # Errors
-    /// [`Error::Device`](crate::Error::Device) where memory is short.
-    pub fn pack(rows: &[f32], bias: &[f32], order: impl Fn(usize) -> usize) -> Result<Self> {
+    /// Those of `read`, of several the one of the lowest rows; [`Error::Device`](crate::Error::Device) where memory is short.
+    pub fn pack(
+        mut bias: Vec<f32>,
+        given: usize,
+        taps: usize,
+        read: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
+    ) -> Result<Self> {
         let columns = bias.len();
-        let given = rows.len() / columns;
-        let order: Vec<usize> = (0..given).map(order).collect();
         let (terms, panels) = (given.next_multiple_of(LANES), columns.div_ceil(WIDTH));
         let mut values: Memory<B> = Memory::zeroed(panels * terms * WIDTH)?;
-        let parts = &Parts::of(&mut values);
-        (0..panels).into_par_iter().for_each(|panel| {
-            let filled = (columns - panel * WIDTH).min(WIDTH);
-            for (term, &place) in order.iter().enumerate() {
-                let mut row = [0.0; WIDTH];
-                for (column, value) in row.iter_mut().enumerate().take(filled) {
-                    *value = rows[(panel * WIDTH + column) * given + place];
-                }
-                let part = term / DEPTH * DEPTH;
-                let depth = DEPTH.min(terms - part);
-                let target = (part * panels + panel * depth + term - part) * WIDTH;
-                // SAFETY: parts before have DEPTH terms of every panel, panels before `depth` terms: the place is this panel's
-                // alone, and less than panels * terms * WIDTH.
-                unsafe { parts.start().add(target).cast::<[B; WIDTH]>().write_unaligned(B::pack(&row)) };
-            }
-        });
-        let mut bias = bias.to_vec();
+        let (parts, scratch) = (&Parts::of(&mut values), Scratch::default());
+        let pack_panel = |panel: usize| {
+            let first = panel * WIDTH;
+            let filled = (columns - first).min(WIDTH);
+            scratch.with(filled * given, |rows| {
+                read(first, rows)?;
+                transpose(rows, given, taps, |term, row| {
+                    let part = term / DEPTH * DEPTH;
+                    let depth = DEPTH.min(terms - part);
+                    let target = (part * panels + panel * depth + term - part) * WIDTH;
+                    // SAFETY: parts before have DEPTH terms of every panel, panels before `depth` terms: the place is this
+                    // panel's alone, and less than panels * terms * WIDTH.
+                    unsafe { parts.start().add(target).cast::<[B; WIDTH]>().write_unaligned(B::pack(row)) };
+                });
+                Ok(())
+            })
+        };
+        let packed = (0..panels).into_par_iter().map(pack_panel);
+        packed.find_first(Result::is_err).unwrap_or(Ok(()))?;
         bias.resize(panels * WIDTH, 0.0);
         Ok(Panels { values, terms, columns, bias })
     }
@@ -155,6 +164,29 @@ impl<B: Packed> Panels<B> {
     }
 }
 
+/// Shows the terms (taps, channels) of up to 16 rows (channels, taps), each with its number, in the order of the rows' memory.
+fn transpose(rows: &[f32], given: usize, taps: usize, mut show: impl FnMut(usize, &[f32; WIDTH])) {
+    let channels = given / taps;
+    let (mut channel, mut tap) = (0, 0);
+    // Rows are often a multiple of a page apart: the caches hold few lines of such, so each is read to its end before the next.
+    for block in (0..given).step_by(WIDTH) {
+        let run = (given - block).min(WIDTH);
+        let mut terms = [[0.0; WIDTH]; WIDTH];
+        for (column, row) in rows.chunks_exact(given).enumerate().take(WIDTH) {
+            for (term, value) in terms.iter_mut().zip(&row[block..block + run]) {
+                term[column] = *value;
+            }
+        }
+        for term in &terms[..run] {
+            show(tap * channels + channel, term);
+            tap += 1;
+            if tap == taps {
+                (channel, tap) = (channel + 1, 0);
+            }
+        }
+    }
+}
+
 /// Sums, (columns / 8, rows, 8), + bias, + ReLU, to (rows, columns). A NaN stays a NaN.
 ///
 /// Its promises: `sums` and `bias` have the columns, filled up to a multiple of 8; `target` can be written at row * pitch + column.
@@ -184,6 +216,33 @@ impl Kernel for Finish {
                     if part == LANES { sum.store(target) } else { sum.store_part(target, part) }
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows that blocks of 16 do not divide, fewer than 16 of them; with one tap nothing moves.
+    #[test]
+    fn terms_are_in_the_order_of_taps() {
+        for (columns, channels, taps) in [(16, 5, 7), (3, 4, 9), (16, 32, 1), (1, 1, 36)] {
+            let given = channels * taps;
+            let rows: Vec<f32> = (0..columns * given).map(|place| place as f32).collect();
+            let mut shown = vec![0; given];
+            transpose(&rows, given, taps, |term, row| {
+                let (tap, channel) = (term / channels, term % channels);
+                for (column, value) in row.iter().enumerate() {
+                    let expected = if column < columns { column * given + channel * taps + tap } else { 0 };
+                    assert_eq!(
+                        *value, expected as f32,
+                        "{columns} x {channels} x {taps}, term {term}, column {column}"
+                    );
+                }
+                shown[term] += 1;
+            });
+            assert!(shown.iter().all(|times| *times == 1), "{shown:?}");
         }
     }
 }
