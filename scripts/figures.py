@@ -12,7 +12,13 @@ import sys
 
 from generated import ROOT, put
 
-MODES = {"latency": "one batch at a time", "compute": "batch after batch", "copied": "with copies", "end_to_end": "from files"}
+MODES = {
+    "latency": "one batch at a time",
+    "compute": "batch after batch",
+    "copied": "with copies",
+    "decode": "decoding alone",
+    "end_to_end": "from files",
+}
 NO_GPU = (
     "No figure of a GPU is on record: the kernels have not yet run on hardware. What can be said without one is modelled, and "
     "marked so."
@@ -84,7 +90,8 @@ def speeds(records):
             [name, *(number(speeds[size]) if size in speeds else "" for size in sizes)]
             for name, speeds in sorted(programs.items(), key=lambda item: (item[0] != "alexnet", item[0]))
         ]
-        others = {size: [speeds[size] for name, speeds in programs.items() if name != "alexnet" and size in speeds] for size in sizes}
+        strangers = [speeds for name, speeds in programs.items() if not name.startswith("alexnet")]
+        others = {size: [speeds[size] for speeds in strangers if size in speeds] for size in sizes}
         if "alexnet" in programs and any(others.values()):
             own = programs["alexnet"]
             ratios = [f"{own[size] / max(others[size]):.2f}" if size in own and others[size] else "" for size in sizes]

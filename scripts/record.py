@@ -57,6 +57,16 @@ def rows(record):
             yield *key, "throughput", "images/s", result["samples_per_sec"]
             yield *key, "latency median", "ms", result["latency_ms"]["median"]
             yield *key, "latency p99", "ms", result["latency_ms"].get("p99", "")
+            if result.get("sequential_share"):
+                yield *key, "of 1 / (1/decode + 1/compute)", "ratio", result["sequential_share"]
+            if result.get("peak_resident_bytes"):
+                yield *key, "peak memory", "bytes", result["peak_resident_bytes"]
+        if start := record["cold_start"]:
+            first = record["results"][0]
+            key = ("", "cold start", first["precision"], 1)
+            yield kind, model, first["program"], *key, "median", "ms", start["first_prediction_ms"]["median"]
+            for peer in start.get("peers", []):
+                yield kind, model, peer["program"], *key, "median", "ms", peer["first_prediction_ms"]["median"]
     elif kind == "profile":
         for track in record["tracks"]:
             for step in track["steps"]:

@@ -5,23 +5,22 @@
 
 It installs the runtimes into target/peers/venv (about 5 GB with PyTorch's own libraries). Every runtime has a process of its own,
 which is stopped while others run: some keep their threads spinning. In every round each has its turn, so that what changes with
-time meets all of them. Logits agree with alexnet's first, or the run ends.
+time meets all of them. Logits agree with alexnet's first, or the run ends. Then come the memory of fresh processes, and the time to
+a first prediction beside PyTorch's. A summary says how alexnet stands to each; with --gate the exit code says whether that is well.
 
 The others get pixels that are normalised already, as the tensors that they like; alexnet begins with uint8 and ends with classes.
 """
 
 import argparse
-import json
 import os
-import signal
 import subprocess
 import sys
 import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-RUNTIMES = ("torch", "torch-channels_last", "torch-compile", "onnxruntime", "openvino", "openvino-throughput", "mnn")
-CONFIGURATIONS = {
+# By name, the program and how it runs.
+RUNTIMES = {
     "torch": ("pytorch", "eager, NCHW"),
     "torch-channels_last": ("pytorch", "eager, channels_last"),
     "torch-compile": ("pytorch", "torch.compile with freezing, channels_last"),
@@ -45,45 +44,6 @@ def install(folder):
         os.execv(python, [str(python), *sys.argv])
 
 
-class Peer:
-    """A worker process, stopped unless it is asked."""
-
-    def __init__(self, name, args):
-        command = [sys.executable, HERE / "cpu_worker.py", name, args.alexnet, args.model, args.folder, str(args.threads)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
-        self.name = name
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-        self.version = self.answer()["version"]
-        os.kill(self.process.pid, signal.SIGSTOP)
-
-    def answer(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.name} ended with {self.process.wait()}")
-        return json.loads(line)
-
-    def run(self, size, seconds):
-        """Seconds of each step, and batches in one."""
-        os.kill(self.process.pid, signal.SIGCONT)
-        self.process.stdin.write(f"{size} {seconds}\n")
-        self.process.stdin.flush()
-        answer = self.answer()
-        os.kill(self.process.pid, signal.SIGSTOP)
-        return answer["seconds"], answer["batches"]
-
-    def end(self):
-        os.kill(self.process.pid, signal.SIGCONT)
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def own(args, task, tasks, size, seconds):
-    """A slice of alexnet itself: the first result of its record."""
-    command = [args.alexnet, "bench", "--model", args.model, "--checkpoint", task.folder / "weights.safetensors", "--device", "cpu",
-               "-j", args.threads, "-b", size, "--duration", seconds, "--json"]  # fmt: skip
-    return json.loads(tasks.run(command))["results"][0]
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     words = lambda text: text.split(",")
@@ -94,19 +54,28 @@ def main():
     parser.add_argument("-b", "--batch-sizes", type=words, default=["1", "8", "32"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--starts", type=int, default=5, help="processes of which the first prediction is timed")
     parser.add_argument("--duration", type=float, default=2.0, help="seconds of a turn")
     parser.add_argument("--folder", default="target/peers", help="where the runtimes, weights, pictures and logits lie")
+    parser.add_argument("--gate", action="store_true", help="exit code 1 where alexnet is not as good as it has to be")
     args = parser.parse_args()
     for name in args.runtimes:
         if name not in RUNTIMES:
             parser.error(f"'{name}' is none of {', '.join(RUNTIMES)}")
+    if args.gate and set(args.runtimes) != set(RUNTIMES):
+        parser.error("--gate needs all runtimes")
     if not Path(args.alexnet).is_file():
         parser.error(f"{args.alexnet} is not there: cargo build --release makes target/release/alexnet")
     install(Path(args.folder).resolve())
-    compare(args)
+    if not compare(args) and args.gate:
+        sys.exit(1)
 
 
 def compare(args):
+    """Measures, records and shows everything; whether alexnet is as good as it has to be."""
+    import cpu_start
+    import cpu_summary
+    import cpu_turns
     import onnx_network
     import record as records
     import task as tasks
@@ -118,34 +87,40 @@ def compare(args):
         converter = Path(sys.prefix) / "bin/mnnconvert"
         tasks.run([converter, "-f", "ONNX", "--modelFile", task.folder / "network.onnx", "--MNNModel", task.folder / "network.mnn",
                    "--bizCode", "alexnet"])  # fmt: skip
-    peers = [Peer(name, args) for name in args.runtimes]
-    versions = {CONFIGURATIONS[peer.name][0]: peer.version for peer in peers}
+    sizes = list(map(int, args.batch_sizes))
+    peaks = cpu_turns.memory(args, cpu_summary.BATCH) if cpu_summary.BATCH in sizes else {}
+    peers = [cpu_turns.Peer(name, args) for name in args.runtimes]
+    versions = {RUNTIMES[peer.name][0]: peer.version for peer in peers}
     machine = records.machine("alexnet and CPU runtimes, interleaved", f"CPU, {args.threads} threads, float32", versions)
     notes = [
         f"Interleaved: {args.rounds} rounds, in each a turn of {args.duration} s for every program; the others are stopped "
         "meanwhile. samples_per_sec is of all turns together.",
         "Runtimes get normalised float32 tensors; alexnet begins with uint8 pixels and ends with classes.",
-        "Of alexnet each turn's mean is known, not each step: its percentiles and deviation are of those.",
+        f"Peak memory is of fresh processes that run batches of {cpu_summary.BATCH} alone.",
     ]
     record = records.Record(args.output, machine, task.subject(args.threads), 0.5, args.duration * args.rounds, 3 * args.rounds, notes)
-    for size in map(int, args.batch_sizes):
+    one_thread = ("alexnet", cpu_summary.ONE_THREAD)
+    for size in sizes:
         for peer in peers:
             peer.run(size, 0.1)  # agrees and is warm, or ends the run
-        seconds = {peer.name: [] for peer in peers}
-        batches, ours = {}, []
+        turns = {("alexnet", None): cpu_turns.Own(args, args.threads)}
+        if size == cpu_summary.BATCH and args.threads > 1:
+            turns[one_thread] = cpu_turns.Own(args, 1)
+        turns.update({RUNTIMES[peer.name]: peer for peer in peers})
+        seconds = {program: [] for program in turns}
         for _ in range(args.rounds):
-            result = own(args, task, tasks, size, args.duration)
-            ours += [result["step_time_ms"] / 1e3] * result["steps"]
-            for peer in peers:
-                times, batches[peer.name] = peer.run(size, args.duration)
-                seconds[peer.name] += times
-        record.add(records.result("alexnet", None, "compute", "float32", size, ours))
-        for name, times in seconds.items():
-            program, configuration = CONFIGURATIONS[name]
-            times = [time / batches[name] for time in times for _ in range(batches[name])]
-            record.add(records.result(program, configuration, "compute", "float32", size, times))
+            for program, turn in turns.items():
+                seconds[program] += turn.run(size, args.duration)[0]
+        fresh = {RUNTIMES.get(name, (name, None)): peak for name, peak in peaks.items()}
+        for program, times in seconds.items():
+            result = records.result(*program, "compute", "float32", size, times)
+            result["peak_resident_bytes"] = fresh.get(program) if size == cpu_summary.BATCH else None
+            record.add(result)
     for peer in peers:
         peer.end()
+    if args.model == "torchvision":
+        record.cold_start(cpu_start.measure(args, task))
+    return cpu_summary.show(record.fields)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """One runtime in a process of its own, told by lines on stdin what to do; answers are lines of JSON on stdout.
 
-    BATCH SECONDS    run batches for about that long: {"seconds": [of each step], "error": of the logits}
+    BATCH SECONDS    run batches for about that long: {"seconds": [of each step], "batches": in a step,
+                     "peak_resident_bytes": of this process since its start}
 """
 
 import json
 import os
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -117,11 +119,19 @@ RUNTIMES = {
 }
 
 
+def peak_resident_bytes():
+    """None where the system does not tell."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")), None)
+
+
 def main(name, alexnet, variant, folder, threads):
     # Runtimes print to stdout what they like: answers have a channel of their own.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    task = tasks.prepare(alexnet, variant, folder)
+    # Others read weights from files of their own, and their memory is measured.
+    task = tasks.prepare(alexnet, variant, folder, with_weights=name.startswith("torch"))
     runtime, kind = RUNTIMES[name]
     prepare, version = runtime(task, threads, kind)
     answer = lambda value: print(json.dumps(value), file=answers, flush=True)
@@ -132,14 +142,14 @@ def main(name, alexnet, variant, folder, threads):
         if size not in prepared:
             step = prepare(task.normalised(size))
             try:
-                error = task.check(step(), "float32")
+                task.check(step(), "float32")
             except tasks.Disagreement as found:
                 raise SystemExit(f"{name}: {found}") from None
             warm = time.perf_counter()
             while time.perf_counter() - warm < 0.5:
                 step()
-            prepared[size] = step, error
-        step, error = prepared[size]
+            prepared[size] = step
+        step = prepared[size]
         times, begin = [], time.perf_counter()
         last = begin
         while len(times) < 3 or last - begin < seconds:
@@ -147,7 +157,7 @@ def main(name, alexnet, variant, folder, threads):
             now = time.perf_counter()
             times.append(now - last)
             last = now
-        answer({"seconds": times, "batches": getattr(step, "batches", 1), "error": error})
+        answer({"seconds": times, "batches": getattr(step, "batches", 1), "peak_resident_bytes": peak_resident_bytes()})
 
 
 if __name__ == "__main__":

@@ -136,6 +136,10 @@ class Record:
         )
         self.write()
 
+    def cold_start(self, found):
+        self.fields["cold_start"] = found
+        self.write()
+
     def note(self, text):
         print(text, file=sys.stderr, flush=True)
         self.fields["notes"].append(text)

@@ -183,8 +183,9 @@ def run(command):
     return done.stdout
 
 
-def prepare(alexnet, variant, folder):
-    """The task in `folder`, made by the program `alexnet` where it is not there yet."""
+def prepare(alexnet, variant, folder, with_weights=True):
+    """The task in `folder`, made by the program `alexnet` where it is not there yet; without its weights where they are not asked
+    for."""
     folder = Path(folder) / variant
     folder.mkdir(parents=True, exist_ok=True)
     weights, pack, expected = folder / "weights.safetensors", folder / "pictures.npy", folder / "logits.npy"
@@ -197,10 +198,10 @@ def prepare(alexnet, variant, folder):
         rows = run([alexnet, "predict", pack, "--model", variant, "--checkpoint", weights, "--device", "cpu",
                     "--output-type", "logit", "--topk", "100000", "--results-format", "jsonl"])  # fmt: skip
         np.save(expected, np.array([by_class(json.loads(row)) for row in rows.splitlines()], np.float32))
-    tensors = read_safetensors(weights)
-    by_number = {
-        number: (tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for number, name in names(variant).items()
-    }
+    by_number = {}
+    if with_weights:
+        tensors = read_safetensors(weights)
+        by_number = {number: (tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for number, name in names(variant).items()}
     return Task(variant, folder, by_number, np.load(pack), np.load(expected))
 
 

@@ -48,7 +48,7 @@ pub struct DeviceArgs {
     /// Divide the network between two streams of a GPU (groups of threads of the CPU), or between two GPUs.
     #[arg(long, value_name = "HOW", value_parser = split_parser())]
     pub split: Option<Split>,
-    /// Threads for decoding and for computing [default: all].
+    /// Threads that decode, read weights and, on the CPU, compute, by turns: as many are busy at once [default: all].
     #[arg(short = 'j', long, value_name = "N", value_parser = workers_parser())]
     pub workers: Option<NonZeroUsize>,
 }
@@ -86,6 +86,12 @@ impl DeviceArgs {
             deterministic: self.deterministic,
             ..Subject::of(model.network(), checkpoint, threads(self.workers))
         }
+    }
+
+    /// Has weights read and laid out on as many threads as well, if it is called before any are.
+    pub fn limit_threads(&self) {
+        // Fails where rayon's own threads run already: then it was called before.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads(self.workers)).build_global();
     }
 
     /// The same as arguments of another process.

@@ -1,4 +1,4 @@
-//! `alexnet bench`: images per second and latency, compute alone and, given an input, end to end.
+//! `alexnet bench`: images per second and latency, compute alone and, given an input, decoding alone and end to end.
 
 mod cold_start;
 mod csv;
@@ -21,7 +21,7 @@ use end_to_end::Files;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Pictures, folders, globs, .npy packs or - (a list on stdin) to measure end to end as well.
+    /// Pictures, folders, globs, .npy packs or - (a list on stdin) to measure decoding and end to end as well.
     #[arg(value_name = "INPUT")]
     inputs: Vec<PathBuf>,
     #[command(flatten)]
@@ -63,6 +63,9 @@ struct Measuring {
     /// Percentiles of all times.
     #[arg(long, value_name = "P,...", value_delimiter = ',', default_value = "90,95,99", value_parser = percent)]
     percentile: Vec<f64>,
+    /// Keep every batch's time in the record.
+    #[arg(long)]
+    step_times: bool,
 }
 
 impl Measuring {
@@ -78,6 +81,7 @@ fn percent(text: &str) -> std::result::Result<f64, String> {
 }
 
 pub fn run(args: &Args) -> Result<Outcome> {
+    args.device.limit_threads();
     args.outputs.check()?;
     let peers = peers::read(&args.peers)?;
     let files = Files::new(&args.inputs)?;
@@ -131,12 +135,17 @@ fn measure(model: &Model, precision: Precision, args: &Args, files: &Files) -> R
         let batch_size = batch_size as usize;
         for &mode in modes {
             let steps = in_memory::measure(model, mode, batch_size, &args.measuring)?;
-            results.push(steps.result(mode, precision, batch_size, &args.measuring.percentile));
+            results.push(steps.result(mode, precision, batch_size, &args.measuring));
         }
         note_given_up(model, &mut told);
         if !args.inputs.is_empty() {
-            let steps = end_to_end::measure(model, batch_size, args, files)?;
-            results.push(steps.result(Mode::EndToEnd, precision, batch_size, &args.measuring.percentile));
+            let compute = results.last().filter(|_| !overlaps).map(|result: &BenchResult| result.samples_per_sec);
+            let [decode, steps] = end_to_end::measure(model, batch_size, args, files)?;
+            let decode = decode.result(Mode::Decode, precision, batch_size, &args.measuring);
+            let mut result = steps.result(Mode::EndToEnd, precision, batch_size, &args.measuring);
+            result.sequential_share =
+                compute.map(|compute| result.samples_per_sec * (1.0 / decode.samples_per_sec + 1.0 / compute));
+            results.extend([decode, result]);
         }
         told = model.given_up().len(); // which its runner has said
     }

@@ -2,17 +2,20 @@
 
 use std::collections::VecDeque;
 
-use alexnet::input::{Fed, Feed, Row};
+use alexnet::input::{self, Fed, Feed, Row};
 use alexnet::{BatchTimes, Done, Error, Model, Pipeline, Pixels, Result, Score, Scored};
 
 use super::{note, note_given_up};
 
 /// Batch buffers of a run at least, so that decoders work ahead of a pipeline that takes one batch at a time.
 const LEAST_BUFFERS: usize = 3;
+/// Pictures in the buffers of a run on the CPU at least, so that all threads find one to decode.
+const LOOK_AHEAD: usize = 64;
 
 /// Runs batches in pieces of at most its own size, which it halves when memory runs out; results come out in order.
 pub struct Runner<'a> {
     model: &'a Model,
+    on_cpu: bool,
     batch: usize,
     k: usize,
     score: Score,
@@ -45,6 +48,7 @@ impl<'a> Runner<'a> {
     pub fn new(model: &'a Model, batch: usize, k: usize, score: Score) -> Result<Self> {
         let mut runner = Runner {
             model,
+            on_cpu: model.gpus().is_empty(),
             batch,
             k,
             score,
@@ -81,7 +85,8 @@ impl<'a> Runner<'a> {
     pub fn buffers(&mut self) -> Result<Vec<Pixels>> {
         loop {
             let depth = self.pipeline.as_ref().map_or(0, |pipeline| pipeline.depth());
-            match (0..LEAST_BUFFERS.max(depth + 1)).map(|_| self.model.pixels(self.batch)).collect() {
+            let ahead = if self.on_cpu { LOOK_AHEAD.div_ceil(self.batch) } else { depth + 1 };
+            match (0..LEAST_BUFFERS.max(ahead)).map(|_| self.model.pixels(self.batch)).collect() {
                 Err(Error::DeviceMemory(reason)) => self.shrink(reason)?,
                 other => return other,
             }
@@ -108,9 +113,16 @@ impl<'a> Runner<'a> {
             let fed = feed.next_batch();
             let idle = !matches!(fed, Fed::Batch(_));
             let ended = matches!(fed, Fed::End);
-            if let Fed::Batch(batch) = fed {
-                rows.push_back(batch.rows);
-                self.submit(batch.pixels)?;
+            match fed {
+                Fed::Batch(batch) if self.on_cpu => {
+                    feed.alone(|feed| self.compute(batch, feed, &mut take))?;
+                    continue;
+                }
+                Fed::Batch(batch) => {
+                    rows.push_back(batch.rows);
+                    self.submit(batch.pixels)?;
+                }
+                Fed::Pause | Fed::End => {}
             }
             while self.is_full() || idle {
                 let Some(done) = self.collect()? else { break };
@@ -122,6 +134,24 @@ impl<'a> Runner<'a> {
                 return Ok(());
             }
         }
+    }
+
+    /// Computes `batch`, and what is ready of `feed` by then, on the threads that decode at other times.
+    fn compute(
+        &mut self,
+        batch: input::Batch,
+        feed: &mut Feed,
+        take: &mut impl FnMut(&[Row], &[Scored]) -> Result<()>,
+    ) -> Result<()> {
+        let mut next = Some(batch);
+        while let Some(input::Batch { rows, pixels }) = next {
+            self.submit(pixels)?;
+            let done = self.collect()?.expect("a batch was submitted");
+            feed.give_back(done.pixels);
+            take(&rows, &done.scored)?;
+            next = feed.ready_batch();
+        }
+        Ok(())
     }
 
     /// Whether another batch would have to wait.

@@ -99,6 +99,9 @@ pub fn bench(program: &str, configuration: Option<&str>, speed: f64) -> Bench {
                     steps: 1234,
                     images: 1234 * batch_size,
                     failed: 0,
+                    sequential_share: Some(0.93),
+                    peak_resident_bytes: Some(612_345_678),
+                    step_times_ms: None,
                 });
             }
         }
@@ -115,6 +118,11 @@ pub fn bench(program: &str, configuration: Option<&str>, speed: f64) -> Bench {
             first_prediction_ms: around(412.0),
             processes: 5,
             how: "fresh processes, files in the page cache".into(),
+            peers: vec![PeerStart {
+                program: "pytorch".into(),
+                first_prediction_ms: around(2345.0),
+                ratio: 412.0 / 2345.0,
+            }],
         }),
         notes: vec!["Made up: <no> device & no 'program' was measured.".into()],
     }

@@ -41,6 +41,7 @@ pub fn mode(mode: Mode) -> &'static str {
         Mode::Latency => "latency",
         Mode::Compute => "compute",
         Mode::Copied => "copied",
+        Mode::Decode => "decode",
         Mode::EndToEnd => "end to end",
     }
 }

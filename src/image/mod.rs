@@ -132,7 +132,7 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     file::read_regular(path, MAX_BYTES).map_err(Error::Input)
 }
 
-/// [`read_file`], [`decode`] and [`resize_crop`] into `out`, `(input_size, input_size, 3)` bytes.
+/// [`read_file`] and [`decode_to`].
 ///
 /// # Errors
 /// [`Error::Input`] as those give it; `out` is then unchanged.
@@ -140,7 +140,18 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
 /// # Panics
 /// If `out` has another length.
 pub fn load(path: &Path, options: DecodeOptions, input_size: usize, out: &mut [u8]) -> Result<()> {
-    let image = decode(&read_file(path)?, options)?;
+    decode_to(&read_file(path)?, options, input_size, out)
+}
+
+/// [`decode`] and [`resize_crop`] into `out`, `(input_size, input_size, 3)` bytes.
+///
+/// # Errors
+/// [`Error::Input`] as [`decode`] gives it; `out` is then unchanged.
+///
+/// # Panics
+/// If `out` has another length.
+pub fn decode_to(bytes: &[u8], options: DecodeOptions, input_size: usize, out: &mut [u8]) -> Result<()> {
+    let image = decode(bytes, options)?;
     resize_crop(&image, resize_short_side(input_size), input_size, out);
     Ok(())
 }

@@ -5,11 +5,14 @@
 //! then it unlocks and works. So rows stand in input order, in the answers and in memory, whoever finishes first. The
 //! consumer joins answers to batches and gives each batch's pixels back once it has computed them; a buffer whose parts
 //! are all back is free again. Where none is free the workers wait: the buffers bound the memory and are the only brake.
+//!
+//! A consumer that computes on the CPU does so [alone](Feed::alone): decoding stops on all threads rather than share the cores
+//! with as many others. Files are read all the same, and lists are waited for.
 
 use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{io, thread};
@@ -84,10 +87,14 @@ pub struct Feed {
     /// The answers of which no batch was handed out yet.
     batch: Option<Batch>,
     returns: Returns,
+    cores: Cores,
     threads: Vec<JoinHandle<()>>,
     total: Option<u64>,
     stop: fn() -> bool,
 }
+
+/// Shared by those who decode, each on a thread, or one consumer's on all of them.
+type Cores = Arc<RwLock<()>>;
 
 /// The answer to a task that was taken.
 #[derive(Debug)]
@@ -120,10 +127,12 @@ impl Feed {
         let count = options.threads.max(1);
         let (places, returns) = circulate(buffers);
         let (sender, answers) = unbounded();
+        let cores = Cores::default();
         let worker = Worker {
             // Enough tasks for all threads within a batch.
             work: Arc::new(Mutex::new(Some((Queue::new(sources, options.input_size, bytes / image / count), places)))),
             answers: sender,
+            cores: Arc::clone(&cores),
             decode: options.decode,
             input_size: options.input_size,
         };
@@ -135,7 +144,7 @@ impl Feed {
             .map(start)
             .collect::<io::Result<_>>()
             .map_err(|e| Error::Device(format!("cannot start {count} decoding threads: {e}; ask for fewer")))?;
-        Ok(Feed { answers, promise: None, batch: None, returns, threads, total, stop: options.stop })
+        Ok(Feed { answers, promise: None, batch: None, returns, cores, threads, total, stop: options.stop })
     }
 
     /// Number of rows of the whole input, if it is known.
@@ -149,10 +158,25 @@ impl Feed {
     /// # Panics
     /// To pass on a panic of a decoding thread.
     pub fn next_batch(&mut self) -> Fed {
+        self.next_within(PATIENCE)
+    }
+
+    /// The next rows, as many as a buffer holds, if they are there already.
+    ///
+    /// # Panics
+    /// As [`next_batch`](Self::next_batch).
+    pub fn ready_batch(&mut self) -> Option<Batch> {
+        match self.next_within(Duration::ZERO) {
+            Fed::Batch(batch) => Some(batch),
+            Fed::Pause | Fed::End => None,
+        }
+    }
+
+    fn next_within(&mut self, patience: Duration) -> Fed {
         if (self.stop)() {
             return Fed::End;
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience;
         let mut quiet = true; // nothing came during this call
         loop {
             if let Some(Promise { answer, last }) = &self.promise {
@@ -176,7 +200,7 @@ impl Feed {
             match self.answers.recv_deadline(deadline) {
                 Ok(promise) => self.promise = Some(promise),
                 // Nothing is being decoded. Without a list that is a moment's delay, and batches stay full.
-                Err(RecvTimeoutError::Timeout) if quiet && self.total.is_none() => {
+                Err(RecvTimeoutError::Timeout) if quiet && self.total.is_none() && !patience.is_zero() => {
                     return self.batch.take().map_or(Fed::Pause, Fed::Batch);
                 }
                 Err(RecvTimeoutError::Timeout) => return Fed::Pause,
@@ -189,6 +213,15 @@ impl Feed {
                 }
             }
         }
+    }
+
+    /// Does `work` while nothing is being decoded, once the pictures are finished that are: for a consumer that computes on as
+    /// many threads as decode. What is [ready](Self::ready_batch) it had better compute as well, since each turn has threads
+    /// wait for the last picture.
+    pub fn alone<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
+        let cores = Arc::clone(&self.cores);
+        let _alone = cores.write().unwrap_or_else(PoisonError::into_inner);
+        work(self)
     }
 
     /// Takes the pixels of a batch back, to decode into them again. Batches may come back in any order; what never does
@@ -221,6 +254,7 @@ struct Worker {
     /// `None` once the input is exhausted.
     work: Arc<Mutex<Option<(Queue, Places)>>>,
     answers: Sender<Promise>,
+    cores: Cores,
     decode: DecodeOptions,
     input_size: usize,
 }
@@ -254,7 +288,11 @@ impl Worker {
     fn carry_out(&self, task: Task, mut pixels: Pixels) -> Batch {
         let rows = match task {
             Task::Picture(path) => {
-                let loaded = without_panic(|| image::load(&path, self.decode, self.input_size, &mut pixels));
+                let loaded = without_panic(|| {
+                    let bytes = image::read_file(&path)?; // may wait for a disk, which takes no core
+                    let _core = self.cores.read().unwrap_or_else(PoisonError::into_inner);
+                    image::decode_to(&bytes, self.decode, self.input_size, &mut pixels)
+                });
                 vec![Row { filename: filename(&path), error: loaded.err() }]
             }
             Task::Rows(pack, rows) => read_rows(&pack, rows, &mut pixels),

@@ -74,8 +74,15 @@ pub struct BenchResult {
     pub steps: usize,
     /// Images in them.
     pub images: usize,
-    /// Inputs that could not be decoded; end to end only.
+    /// Inputs that could not be decoded; end to end and decoding only.
     pub failed: usize,
+    /// End to end on a CPU: `samples_per_sec` over 1 / (1 / decoding's + 1 / computing's), what as many threads reach that do
+    /// one after the other without loss.
+    pub sequential_share: Option<f64>,
+    /// The most memory that the process has had in use since its start; none where the system does not tell.
+    pub peak_resident_bytes: Option<u64>,
+    /// Every step's time in order, where that was asked for.
+    pub step_times_ms: Option<Vec<f64>>,
 }
 
 /// What a measurement is of.
@@ -88,6 +95,8 @@ pub enum Mode {
     Compute,
     /// As compute, with pixels copied to the device for each batch.
     Copied,
+    /// Files to pixels in memory: what the host does for [`Mode::EndToEnd`] before anything is computed.
+    Decode,
     /// Files to classes in memory.
     EndToEnd,
 }
@@ -99,6 +108,7 @@ impl Mode {
             Mode::Latency => "latency",
             Mode::Compute => "compute",
             Mode::Copied => "copied",
+            Mode::Decode => "decode",
             Mode::EndToEnd => "end to end",
         }
     }
@@ -154,6 +164,20 @@ pub struct ColdStart {
     pub processes: usize,
     /// What they did and what was warm.
     pub how: String,
+    /// Other programs that did the same, a process of each in turn.
+    #[serde(default)]
+    pub peers: Vec<PeerStart>,
+}
+
+/// From the start of another program's process to its first prediction.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerStart {
+    /// `pytorch`, ...
+    pub program: String,
+    /// Over fresh processes, as many as of this program.
+    pub first_prediction_ms: Spread,
+    /// The median of this program's times over the median of that one's.
+    pub ratio: f64,
 }
 
 #[cfg(test)]

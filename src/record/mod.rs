@@ -13,7 +13,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use bench::{Bench, BenchResult, ColdStart, Inputs, Mode, Windows};
+pub use bench::{Bench, BenchResult, ColdStart, Inputs, Mode, PeerStart, Windows};
 pub use compare::{Compare, CompareResult, LayoutRow, Memory, Round, Tower, TowerSpan, TowerWork, Towers};
 pub use kernels::{KernelCase, KernelPeer, Kernels};
 pub use machine::{Clocks, Machine};

@@ -18,8 +18,8 @@ fn report(text: &str) -> Value {
 }
 
 #[test]
-fn bench_reports_compute_and_end_to_end() {
-    let arguments = ["samples/shapes", "-b", "1,8", "--json", "-j", "1", "--percentile", "50,99.9"];
+fn bench_reports_compute_decoding_and_end_to_end() {
+    let arguments = ["samples/shapes", "-b", "1,8", "--json", "-j", "1", "--percentile", "50,99.9", "--step-times"];
     let report = report(&alexnet(short(&arguments)).expect(0));
     assert_eq!((&report["schema"], &report["model"]), (&"alexnet.bench.1".into(), &"torchvision".into()));
     assert_eq!((&report["param_count"], &report["input_size"]), (&232_554.into(), &224.into()));
@@ -31,7 +31,8 @@ fn bench_reports_compute_and_end_to_end() {
     let results = report["results"].as_array().unwrap();
     let kinds: Vec<_> =
         results.iter().map(|r| (r["mode"].as_str().unwrap(), r["batch_size"].as_u64().unwrap())).collect();
-    assert_eq!(kinds, [("compute", 1), ("end_to_end", 1), ("compute", 8), ("end_to_end", 8)]);
+    let modes = ["compute", "decode", "end_to_end"];
+    assert_eq!(kinds, [1, 8].map(|batch| modes.map(|mode| (mode, batch))).concat());
     for result in results {
         let number = |key: &str| result[key].as_f64().unwrap();
         let latency = |key: &str| result["latency_ms"][key].as_f64().unwrap();
@@ -43,9 +44,18 @@ fn bench_reports_compute_and_end_to_end() {
         // Images a second and time a batch are two views of one run.
         let implied = number("images") / number("steps") / number("step_time_ms") * 1e3;
         assert!((0.5..=1.01).contains(&(number("samples_per_sec") / implied)), "{result}");
+        let times = result["step_times_ms"].as_array().unwrap();
+        let mean = times.iter().map(|time| time.as_f64().unwrap()).sum::<f64>() / number("steps");
+        assert!(times.len() as f64 == number("steps") && (mean / latency("mean") - 1.0).abs() < 1e-9, "{result}");
         // A CPU copies and queues nothing.
-        assert!(result["compute_ms"]["median"].as_f64().unwrap() > 0.0, "{result}");
+        assert_eq!(result["compute_ms"].is_null(), result["mode"] == "decode", "{result}");
         assert!(["enqueue_ms", "h2d_ms", "d2h_ms"].iter().all(|part| result[part].is_null()), "{result}");
+    }
+    for of_batch in results.chunks(3) {
+        let [compute, decode, end_to_end] = [0, 1, 2].map(|mode| of_batch[mode]["samples_per_sec"].as_f64().unwrap());
+        let share = of_batch[2]["sequential_share"].as_f64().unwrap();
+        assert!((share * (1.0 / (1.0 / decode + 1.0 / compute)) / end_to_end - 1.0).abs() < 1e-9, "{of_batch:?}");
+        assert!(of_batch[..2].iter().all(|result| result["sequential_share"].is_null()), "{of_batch:?}");
     }
 }
 
@@ -63,9 +73,11 @@ fn bench_times_the_parts_of_a_batch_on_a_device() {
     assert!(report["machine"]["versions"]["cuda"].as_str().unwrap().contains('.'), "{}", report["machine"]);
     let results = report["results"].as_array().unwrap();
     let kinds = results.iter().map(|r| (r["precision"].as_str().unwrap(), r["mode"].as_str().unwrap()));
-    let modes = ["latency", "compute", "copied", "end_to_end"];
+    let modes = ["latency", "compute", "copied", "decode", "end_to_end"];
     assert!(kinds.eq(["bfloat16", "float16"].iter().flat_map(|&precision| modes.map(|mode| (precision, mode)))));
-    for result in results {
+    // On a device the two go on side by side.
+    assert!(results.iter().all(|result| result["sequential_share"].is_null() && result["step_times_ms"].is_null()));
+    for result in results.iter().filter(|result| result["mode"] != "decode") {
         for part in ["enqueue_ms", "h2d_ms", "compute_ms", "d2h_ms"] {
             if part == "h2d_ms" && result["mode"] == "compute" {
                 assert!(result[part].is_null(), "{result}");
@@ -85,7 +97,7 @@ fn bench_times_the_parts_of_a_batch_on_a_device() {
 fn bench_reads_a_list_again_and_again() {
     let run = command(short(&["-", "-b", "2", "--json"]));
     let report = report(&finish(run, b"samples/shapes/star/0.jpg\n").expect(0));
-    let end_to_end = &report["results"][1];
+    let end_to_end = &report["results"][2];
     assert!(end_to_end["images"].as_u64().unwrap() >= 3, "{end_to_end}");
     let none = command(short(&["-", "-b", "1"]));
     finish(none, b"").refuse(2, &["the input is empty"]);

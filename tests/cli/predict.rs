@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -235,4 +236,22 @@ fn an_interrupt_keeps_whole_rows() {
     assert!(rest.len() < 19_000, "the run went on to its end");
     assert_eq!((8 + rest.len()) % 4, 0, "whole batches");
     assert!(rest.iter().all(|l| l.starts_with("samples/shapes/star/0.jpg,4,star,0.") && l.ends_with(',')), "{rest:?}");
+}
+
+/// Decoding and computing take turns: the time of all threads together is no more than that of the run.
+#[test]
+fn one_thread_is_one_that_is_busy() {
+    let script = "\"$0\" predict samples/shapes -j 1 -b 4 --checkpoint samples/shapes.safetensors > /dev/null && times";
+    let mut run = Command::new("sh");
+    run.args(["-c", script]).arg(testdata::alexnet()).current_dir(testdata::path("")).env("CUDA_VISIBLE_DEVICES", "");
+    let begin = Instant::now();
+    let times = finish(run, b"").expect(0);
+    let wall = begin.elapsed().as_secs_f64();
+    // Of the shell's children, `0m1.234s 0m0.056s`: in user mode and in the system.
+    let seconds = |word: &str| -> f64 {
+        let (minutes, seconds) = word.trim_end_matches('s').split_once('m').expect("minutes and seconds");
+        60.0 * minutes.parse::<f64>().unwrap() + seconds.parse::<f64>().unwrap()
+    };
+    let busy: f64 = times.lines().last().unwrap().split_whitespace().map(seconds).sum();
+    assert!(busy > 0.0 && busy < 1.05 * wall + 0.02, "{busy} s of work in {wall} s");
 }

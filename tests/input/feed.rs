@@ -238,7 +238,7 @@ impl BufRead for Endless {
 }
 
 /// Waits, a minute at most, until `condition` holds.
-fn wait_until(what: &str, condition: impl Fn() -> bool) {
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     for _ in 0..60_000 {
         if condition() {
             return;
@@ -399,5 +399,34 @@ fn a_dead_worker_neither_hangs_the_consumer_nor_ends_the_input() {
         feed.give_back(pixels);
         let panic = catch_unwind(AssertUnwindSafe(|| next_batch(&mut feed))).expect_err("the panic is passed on");
         assert_eq!(panic.downcast_ref(), Some(&"the reader's panic"));
+    }
+}
+
+/// Pictures that are named meanwhile wait until the consumer is done. Workers that wait for a list hold it up neither before nor
+/// after, and what is ready is never a part of a buffer.
+#[test]
+fn nothing_is_decoded_while_the_consumer_is_alone() {
+    let dir = folder();
+    pictures(dir.path(), 20);
+    for threads in [1, 2, 5] {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let sources = Sources::expand_with(&["-"], BufReader::new(reader)).unwrap();
+        let mut feed = feed(sources, threads, 20, 2);
+        let mut name =
+            |index: usize| writeln!(writer, "{}", dir.path().join(format!("{index:04}.png")).display()).unwrap();
+        feed.alone(|feed| {
+            (0..19).for_each(&mut name);
+            thread::sleep(Duration::from_millis(30));
+            assert!(feed.ready_batch().is_none(), "{threads} threads");
+        });
+        let mut rows = batch(&mut feed).rows.len();
+        wait_until("all whole buffers are ready", || {
+            rows += std::iter::from_fn(|| feed.ready_batch()).map(|batch| batch.rows.len()).sum::<usize>();
+            rows >= 18
+        });
+        thread::sleep(Duration::from_millis(5));
+        assert!(rows == 18 && feed.ready_batch().is_none(), "{threads} threads: {rows} rows, half a buffer");
+        feed.alone(|_| name(19));
+        wait_until("the last buffer is whole", || feed.ready_batch().is_some_and(|batch| batch.rows.len() == 2));
     }
 }

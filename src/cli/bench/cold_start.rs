@@ -57,6 +57,7 @@ pub fn measure(args: &Args, model: &ModelArgs, precision: Precision, processes: 
              its kernels translated",
             precision.name()
         ),
+        peers: vec![],
     })
 }
 

@@ -57,9 +57,16 @@ fn row(bench: &Bench, result: &BenchResult, percentiles: &[f64]) -> Vec<(String,
         ("steps", result.steps.to_string()),
         ("images", result.images.to_string()),
         ("failed", result.failed.to_string()),
+        ("sequential_share", number(result.sequential_share)),
+        ("peak_resident_bytes", number(result.peak_resident_bytes)),
         ("device", bench.machine.device.clone()),
     ]);
     timm.chain(before).chain(percentiles.iter().map(percentile)).chain(after).collect()
+}
+
+/// Nothing where it is not known.
+fn number(value: Option<impl ToString>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
 }
 
 fn named(cells: Vec<(&str, String)>) -> impl Iterator<Item = (String, String)> {

@@ -1,10 +1,13 @@
 //! Batches that were counted, and the figures over them.
 
+use std::fs;
 use std::time::Duration;
 
 use alexnet::record::{BenchResult, Mode, Windows};
 use alexnet::statistics::Spread;
 use alexnet::{BatchTimes, Interval, Precision};
+
+use super::Measuring;
 
 /// The batches of a measurement, in order.
 #[derive(Default)]
@@ -21,14 +24,16 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// The figures, with `percentiles` of all times.
-    pub fn result(self, mode: Mode, precision: Precision, batch_size: usize, percentiles: &[f64]) -> BenchResult {
+    /// The figures.
+    pub fn result(self, mode: Mode, precision: Precision, batch_size: usize, how: &Measuring) -> BenchResult {
         let Steps { seconds, images, failed, elapsed, clocked } = self;
+        let percentiles = &how.percentile;
         let spread = |times: Vec<f64>| (!times.is_empty()).then(|| Spread::with(times, percentiles));
         let part = |part: fn(&BatchTimes) -> Option<Duration>| {
             spread(clocked.iter().filter_map(part).map(|time| 1e3 * time.as_secs_f64()).collect())
         };
-        let latency_ms = Spread::with(seconds.iter().map(|seconds| 1e3 * seconds).collect(), percentiles);
+        let times: Vec<f64> = seconds.iter().map(|seconds| 1e3 * seconds).collect();
+        let latency_ms = Spread::with(times.clone(), percentiles);
         BenchResult {
             program: "alexnet".into(),
             configuration: None,
@@ -47,6 +52,16 @@ impl Steps {
             steps: seconds.len(),
             images: images.iter().sum(),
             failed,
+            sequential_share: None,
+            peak_resident_bytes: peak_resident_bytes(),
+            step_times_ms: how.step_times.then_some(times),
         }
     }
+}
+
+/// Linux tells how much memory a process has had in use at most.
+fn peak_resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
 }

@@ -43,6 +43,17 @@ pub fn table<'a>(mut benches: impl Iterator<Item = &'a Bench>, percentiles: &[f6
         }
         writeln!(text, "{:>8}", r.steps).expect(IN_MEMORY);
     }
+    for r in &ours.results {
+        if let Some(share) = r.sequential_share {
+            writeln!(
+                text,
+                "batch {}: end to end is {:.1} % of 1 / (1/decode + 1/compute)",
+                r.batch_size,
+                100.0 * share
+            )
+            .expect(IN_MEMORY);
+        }
+    }
     if ours.results.iter().any(|r| r.enqueue_ms.is_some()) {
         text += "enqueue, h2d, compute and d2h: medians of a pass of their own, with clocks\n";
     }

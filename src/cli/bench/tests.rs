@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use alexnet::record::{ColdStart, Subject, Windows};
+use alexnet::record::{ColdStart, PeerStart, Subject, Windows};
 use alexnet::statistics::Spread;
 use alexnet::{BatchTimes, Interval};
 use serde_json::Value;
@@ -47,6 +47,12 @@ fn steps() -> Steps {
     }
 }
 
+/// How to measure, with these percentiles of all times.
+fn measuring(percentile: &[f64], step_times: bool) -> Measuring {
+    let [warmup, duration] = [200, 3000].map(Duration::from_millis);
+    Measuring { warmup, duration, iterations: 10, percentile: percentile.to_vec(), step_times }
+}
+
 fn bench(results: Vec<BenchResult>, gpus: &[&str]) -> Bench {
     let network =
         alexnet::net::Network::published(alexnet::net::Variant::by_name("torchvision").unwrap(), 1000).unwrap();
@@ -62,13 +68,18 @@ fn bench(results: Vec<BenchResult>, gpus: &[&str]) -> Bench {
             first_prediction_ms: Spread::with(vec![100.0, 300.0], &[99.9]),
             processes: 2,
             how: "somehow".into(),
+            peers: vec![PeerStart {
+                program: "pytorch".into(),
+                first_prediction_ms: Spread::with(vec![900.0], &[99.9]),
+                ratio: 0.25,
+            }],
         }),
         notes: vec![],
     }
 }
 
 fn result() -> BenchResult {
-    steps().result(Mode::EndToEnd, Precision::Float16, 4, &[50.0, 99.9])
+    steps().result(Mode::EndToEnd, Precision::Float16, 4, &measuring(&[50.0, 99.9], false))
 }
 
 #[test]
@@ -81,9 +92,16 @@ fn figures_of_steps() {
     assert_eq!(found.latency_ms.percentiles.keys().collect::<Vec<_>>(), ["p50", "p99.9"]);
     // On a CPU nothing is queued and nothing copied.
     let clocked = vec![BatchTimes { copy_in: None, copy_out: None, ..times(9, 1, 10, 4) }];
-    let cpu = Steps { clocked, ..steps() }.result(Mode::Compute, Precision::Float32, 4, &[]);
+    let cpu = Steps { clocked, ..steps() }.result(Mode::Compute, Precision::Float32, 4, &measuring(&[], true));
     assert_eq!((cpu.enqueue_ms, cpu.h2d_ms, cpu.d2h_ms), (None, None, None));
     assert_eq!(cpu.compute_ms.unwrap().median, 10.0);
+    // Every step's time is kept where that is asked for.
+    let kept = cpu.step_times_ms.unwrap();
+    assert_eq!((kept.len(), kept[0], found.step_times_ms), (12, 40.0, None));
+    if cfg!(target_os = "linux") {
+        // This test is a program of megabytes.
+        assert!(cpu.peak_resident_bytes.unwrap() > 1 << 20);
+    }
 }
 
 /// Whoever reads the JSON relies on these names.
@@ -91,7 +109,8 @@ fn figures_of_steps() {
 fn the_json_has_these_names() {
     // Figures that JSON gives back to the last bit.
     let windows = Some(Windows { samples_per_sec: [90.5, 80.25, 70.0], stable: false });
-    let record = Record::Bench(bench(vec![BenchResult { windows, ..result() }], &["a GPU"]));
+    let kept = BenchResult { windows, sequential_share: Some(0.5), step_times_ms: Some(vec![40.0]), ..result() };
+    let record = Record::Bench(bench(vec![kept], &["a GPU"]));
     let json: Value = serde_json::from_str(&record.json()).unwrap();
     assert_eq!((&json["schema"], &json["results"][0]["mode"]), (&"alexnet.bench.1".into(), &"end_to_end".into()));
     let spread = |name: &str, percentiles: &str| {
@@ -109,8 +128,11 @@ fn the_json_has_these_names() {
          deterministic threads inputs.names[] inputs.exif inputs.decoder warm_up_s duration_s iterations results[].program \
          results[].configuration results[].mode results[].precision results[].batch_size results[].samples_per_sec \
          results[].step_time_ms {latency} {enqueue} {h2d} {compute} {d2h} results[].windows.samples_per_sec[] \
-         results[].windows.stable results[].steps results[].images results[].failed {} cold_start.processes cold_start.how",
-        spread("cold_start.first_prediction_ms", "p99.9")
+         results[].windows.stable results[].steps results[].images results[].failed results[].sequential_share \
+         results[].peak_resident_bytes results[].step_times_ms[] {} cold_start.processes cold_start.how \
+         cold_start.peers[].program {} cold_start.peers[].ratio",
+        spread("cold_start.first_prediction_ms", "p99.9"),
+        spread("cold_start.peers[].first_prediction_ms", "p99.9")
     );
     assert_eq!(names(&json), expected.split_whitespace().collect::<Vec<_>>());
     let folder = tempfile::tempdir().unwrap();
@@ -119,19 +141,35 @@ fn the_json_has_these_names() {
     assert_eq!(Record::read(&file).unwrap(), record);
 }
 
+/// One without the fields that came later, as it was written then.
+#[test]
+fn old_records_are_read() {
+    let mut json: Value = serde_json::from_str(&Record::Bench(bench(vec![result()], &[])).json()).unwrap();
+    let without = |value: &mut Value, names: &[&str]| {
+        names.iter().all(|name| value.as_object_mut().unwrap().remove(*name).is_some())
+    };
+    assert!(without(&mut json["results"][0], &["sequential_share", "peak_resident_bytes", "step_times_ms"]));
+    assert!(without(&mut json["cold_start"], &["peers"]));
+    let Record::Bench(found) = serde_json::from_value(json).unwrap() else { panic!("another record") };
+    let BenchResult { sequential_share, peak_resident_bytes, step_times_ms, .. } = &found.results[0];
+    assert_eq!((sequential_share, peak_resident_bytes, step_times_ms), (&None, &None, &None));
+    assert_eq!(found.cold_start.unwrap().peers, []);
+}
+
 #[test]
 fn csv_begins_with_timms_columns() {
-    let (ours, peer) = (bench(vec![result(), result()], &[]), bench(vec![other("pytorch", 90.0)], &[]));
+    let known = || BenchResult { sequential_share: Some(0.75), peak_resident_bytes: Some(4096), ..result() };
+    let (ours, peer) = (bench(vec![known(), known()], &[]), bench(vec![other("pytorch", 90.0)], &[]));
     let csv = csv::csv([&ours, &peer].into_iter(), &[50.0, 99.9]);
     let lines: Vec<&str> = csv.lines().collect();
     assert_eq!(
         lines[0],
         "samples_per_sec,step_time,batch_size,img_size,param_count,gmacs,macts,program,configuration,model,mode,precision,\
          latency_min_ms,latency_median_ms,latency_p50_ms,latency_p99.9_ms,latency_max_ms,latency_cv,enqueue_median_ms,\
-         h2d_median_ms,compute_median_ms,d2h_median_ms,stable,steps,images,failed,device"
+         h2d_median_ms,compute_median_ms,d2h_median_ms,stable,steps,images,failed,sequential_share,peak_resident_bytes,device"
     );
     assert!(lines[1].contains(",4,224,61.10,0.71,0.49,alexnet,,torchvision,end_to_end,float16,40,"), "{}", lines[1]);
-    assert!(lines[1].contains(",9,2,10,5,false,12,46,2,\"cuda:0 (a GPU), float16\""), "{}", lines[1]);
+    assert!(lines[1].contains(",9,2,10,5,false,12,46,2,0.75,4096,\"cuda:0 (a GPU), float16\""), "{}", lines[1]);
     assert!(lines[3].starts_with("90,") && lines[3].contains(",pytorch,eager,"), "{}", lines[3]);
     assert_eq!(lines.len(), 4);
 }
@@ -173,7 +211,7 @@ fn warnings_say_what_to_mistrust() {
     assert!(not_stable.contains("not stable") && not_stable.contains("more than 10 %"), "{not_stable}");
     assert!(enqueue.contains("9.000 ms to queue what the device computes in 10.000 ms"), "{enqueue}");
     let steady = Steps { seconds: vec![0.05; 12], images: vec![4; 12], clocked: vec![times(8, 1, 10, 1)], ..steps() };
-    ours.results = vec![steady.result(Mode::Copied, Precision::Float32, 4, &[])];
+    ours.results = vec![steady.result(Mode::Copied, Precision::Float32, 4, &measuring(&[], false))];
     assert_eq!(ours.results[0].windows, Some(Windows { samples_per_sec: [80.0; 3], stable: true }));
     assert_eq!(warnings(&ours, &[]), [""; 0]);
     // Peers that measured something else.

@@ -46,13 +46,18 @@ fn bench(records: &[&Record]) -> Markup {
             rows.push(bench_row(bench, result, ratio(&benches[..index], bench, result)));
         }
     }
-    let cold = benches.iter().filter_map(|bench| {
-        let cold = bench.cold_start.as_ref()?;
+    let mut cold = vec![];
+    for (bench, start) in benches.iter().filter_map(|bench| Some((bench, bench.cold_start.as_ref()?))) {
+        let mut row = |program: &str, time: &Spread, ratio: String| {
+            let (processes, how) = (start.processes.to_string(), start.how.clone());
+            cold.push(vec![program.into(), short(time.median), short(time.max), ratio, processes, how]);
+        };
         let program = bench.results.first().map_or(&bench.machine.program, |result| &result.program);
-        let time = &cold.first_prediction_ms;
-        Some(vec![program.clone(), short(time.median), short(time.max), cold.processes.to_string(), cold.how.clone()])
-    });
-    let cold: Vec<Vec<String>> = cold.collect();
+        row(program, &start.first_prediction_ms, String::new());
+        for peer in &start.peers {
+            row(&peer.program, &peer.first_prediction_ms, format!("{:.3}", peer.ratio));
+        }
+    }
     let mut subjects: Vec<&Bench> = vec![];
     let (mut said, mut lasted): (Vec<String>, Vec<String>) = (vec![], vec![]);
     for &bench in &benches {
@@ -79,12 +84,13 @@ fn bench(records: &[&Record]) -> Markup {
                 Number("against the first"), Number("step ms"), Number("median ms"), Number("p99"), Number("max"),
                 Number("queueing ms"), Number("to the device ms"), Number("computing ms"), Number("to the host ms"),
                 Text("speed"), Number("steps"), Number("images"), Number("failed"),
+                Number("of 1 / (1/decode + 1/compute)"), Number("peak memory MB"),
             ],
             &rows,
         ))
         @if !cold.is_empty() {
             h3 { "First prediction of a fresh process" }
-            (table(&[Text("program"), Number("median ms"), Number("max"), Number("processes"), Text("how")], &cold))
+            (table(&[Text("program"), Number("median ms"), Number("max"), Number("ours/theirs"), Number("processes"), Text("how")], &cold))
         }
         (notes(&said))
     }
@@ -114,6 +120,8 @@ fn bench_row(bench: &Bench, result: &BenchResult, ratio: Option<f64>) -> Vec<Str
         grouped(result.steps as f64, 0),
         grouped(result.images as f64, 0),
         if result.failed > 0 { grouped(result.failed as f64, 0) } else { String::new() },
+        result.sequential_share.map_or(String::new(), |share| format!("{:.1} %", 100.0 * share)),
+        result.peak_resident_bytes.map_or(String::new(), |bytes| short(bytes as f64 / 1e6)),
     ]
 }
 

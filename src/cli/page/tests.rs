@@ -44,9 +44,15 @@ fn the_page_tells_every_figure() {
                     expected.extend(spread(&result.latency_ms));
                     expected.extend(spread(result.compute_ms.as_ref().unwrap()).into_iter().take(1));
                     expected.push(grouped(result.images as f64, 0));
+                    expected.push(short(result.peak_resident_bytes.unwrap() as f64 / 1e6));
+                    expected.push(format!("{:.1} %", 100.0 * result.sequential_share.unwrap()));
                 }
                 expected.extend(bench.notes.clone());
-                expected.push(short(bench.cold_start.as_ref().unwrap().first_prediction_ms.median));
+                let start = bench.cold_start.as_ref().unwrap();
+                expected.push(short(start.first_prediction_ms.median));
+                for peer in &start.peers {
+                    expected.extend([short(peer.first_prediction_ms.median), format!("{:.3}", peer.ratio)]);
+                }
             }
             Record::Profile(profile) => {
                 for step in profile.tracks.iter().flat_map(|track| &track.steps) {
@@ -112,10 +118,22 @@ fn what_is_not_known_is_left_out() {
     bench.machine = Machine { commit: None, driver: None, clocks: None, gpus: vec![], cpu: None, ..known };
     for result in &mut bench.results {
         (result.enqueue_ms, result.compute_ms, result.windows) = (None, None, None);
+        (result.sequential_share, result.peak_resident_bytes) = (None, None);
     }
     let text = text(&page(&[Record::Bench(bench)]).into_string());
-    for part in ["commit", "driver", "clocks", "GPUs", "CPU", "First prediction", "queueing", "computing ms", "failed"]
-    {
+    for part in [
+        "commit",
+        "driver",
+        "clocks",
+        "GPUs",
+        "CPU",
+        "First prediction",
+        "queueing",
+        "computing ms",
+        "failed",
+        "decode",
+        "peak",
+    ] {
         assert!(!text.contains(part), "'{part}' is on the page");
     }
     assert!(text.contains("cublaslt") && text.contains("images/s"));

@@ -149,6 +149,7 @@ fn picture(
             Mode::Compute => [0, 0],
             Mode::Latency => [3, 4],
             Mode::Copied => [8, 4],
+            Mode::Decode => [2, 8],
             Mode::EndToEnd => [14, 5],
         };
         let points = series.results.iter().map(|result| {
