@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use alexnet::cuda::kernels::Kernel;
+use rayon::prelude::*;
 
 use crate::testdata;
 use list::{MUTATIONS, Mutation};
@@ -130,24 +131,25 @@ fn every_mutation_is_caught() {
     let tests = Vec::from_iter(each(|mutation| mutation.test));
     assert_eq!(failures(&tests, &unchanged).0, [""; 0], "the kernels as they are");
 
-    let mut survivors = vec![];
-    let mut table = String::from("| mutation | file | caught by |\n|---|---|---|\n");
-    for (index, mutation) in MUTATIONS.iter().enumerate() {
-        let Mutation { name, file, test, .. } = mutation;
+    let plant = |(index, mutation): (usize, &Mutation)| {
         let root = subfolder(folder.path(), &format!("kernels-{index}"));
         copy(&kernels, &root);
-        fs::write(root.join(file), mutation.apply(&kernels)).unwrap();
+        fs::write(root.join(mutation.file), mutation.apply(&kernels)).unwrap();
         let ptx = subfolder(folder.path(), &format!("ptx-{index}"));
         compile(&root, mutation.source, &ptx);
-        let (failed, faulted) = failures(&[test], &ptx);
-        println!("{name}: {test} {}", if failed.is_empty() { "passes" } else { "fails" });
-        if failed.is_empty() {
-            survivors.push(name);
-        }
-        let how = if faulted { ", a fault that the device reports" } else { "" };
+        let (failed, faulted) = failures(&[mutation.test], &ptx);
+        (!failed.is_empty(), faulted)
+    };
+    let outcomes: Vec<(bool, bool)> = MUTATIONS.par_iter().enumerate().map(plant).collect();
+
+    let mut table = String::from("| mutation | file | caught by |\n|---|---|---|\n");
+    for (Mutation { name, file, test, .. }, (_, faulted)) in MUTATIONS.iter().zip(&outcomes) {
+        let how = if *faulted { ", a fault that the device reports" } else { "" };
         writeln!(table, "| {name} | `kernels/{file}` | `{test}`{how} |").unwrap();
     }
-    assert_eq!(survivors, [&""; 0], "mutations that their test has not caught");
+    let passed = MUTATIONS.iter().zip(&outcomes).filter(|(_, (caught, _))| !caught);
+    let survivors: Vec<&str> = passed.map(|(mutation, _)| mutation.name).collect();
+    assert_eq!(survivors, [""; 0], "mutations that their test has not caught");
     testdata::generated("docs/mutations.md", "mutations", &table);
 }
 
