@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 source scripts/toolchain.sh
 nvcc=$(pinned_nvcc)
 
-built=$(NVCC=$nvcc cargo build -p alexnet --lib --message-format=json-render-diagnostics \
+built=$(NVCC=$nvcc cargo check -p alexnet --message-format=json-render-diagnostics \
     | sed -n 's/.*"package_id":"[^"]*#\(alexnet@\)\{0,1\}[0-9.]*".*"out_dir":"\([^"]*\)".*/\2/p' | tail -n 1)
 names=$(find kernels -name '*.cu' -exec basename {} .cu \; | sort)
 if [ "${1:-}" != "--check" ]; then

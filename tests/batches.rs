@@ -79,7 +79,6 @@ fn few_images_in_other_precisions() {
 #[test]
 #[ignore = "two minutes, run by .ci/run"]
 fn many_images_in_float16() {
-    for variant in ["torchvision", "paper"] {
-        check(CUDA_F16, Variant::by_name(variant).unwrap(), &[64, 130, 257]);
-    }
+    check(CUDA_F16, Variant::by_name("torchvision").unwrap(), &[64, 130]);
+    check(CUDA_F16, Variant::by_name("paper").unwrap(), &[64, 257]);
 }

@@ -49,7 +49,7 @@ fn alexnet_cuda<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Fini
         None => command.env_remove("CUDA_VISIBLE_DEVICES"),
     };
     if let Some(library) = crate::device::preload() {
-        command.env("LD_PRELOAD", library);
+        command.env("LD_PRELOAD", library).envs(crate::device::WITHOUT_RACES);
     }
     finish(command, b"")
 }

@@ -2,9 +2,9 @@
 
 use alexnet::backend::Input;
 use alexnet::cpu::naive;
-use alexnet::net::{VARIANTS, Variant};
+use alexnet::net::{Shape, VARIANTS, Variant};
 use alexnet::weights::{Checkpoint, seeded};
-use alexnet::{Model, Options};
+use alexnet::{Model, Options, Prediction, Score};
 use serde_json::Value;
 
 use crate::device::{CPU, CUDA, CUDA_BF16, CUDA_F16, CUDA_TF32, Target, options};
@@ -24,9 +24,10 @@ impl Recorded<'_> {
     }
 
     /// Every recorded figure within `limit` of the recorded rms.
-    fn compare(&self, what: &str, shape: &[usize], values: &[f64], limit: f64) {
-        let recorded_shape: Vec<usize> = serde_json::from_value(self.0["shape"].clone()).unwrap();
-        assert_eq!(shape, recorded_shape, "{what}");
+    fn compare(&self, what: &str, Shape { h, w, c }: Shape, values: &[f64], limit: f64) {
+        let shape: Vec<usize> = serde_json::from_value(self.0["shape"].clone()).unwrap();
+        let flat = self.name().starts_with("fc");
+        assert_eq!(shape, if flat { vec![2, c] } else { vec![2, c, h, w] }, "{what}");
         assert_eq!(values.len(), shape.iter().product::<usize>(), "{what}");
         let mean = |f: &dyn Fn(f64) -> f64| values.iter().map(|&v| f(v)).sum::<f64>() / values.len() as f64;
         let rms = self.number("rms");
@@ -67,8 +68,8 @@ fn pictures(seed: u64, size: usize) -> Vec<u8> {
     (0..2).flat_map(|index| seeded::picture(seed, index, size)).collect()
 }
 
-/// The oracle in f64 and a backend in f32, on the full-size network of `forward/{variant}.json`.
-fn check_forward(variant: &'static Variant, on: Target) {
+/// The oracle in f64 and each of `targets`, on the full-size network of `forward/{variant}.json`.
+fn check_forward(variant: &'static Variant, targets: &[Target]) {
     let golden = testdata::json(&format!("tests/data/forward/{}.json", variant.name));
     let seed = golden["seed"].as_u64().unwrap();
     let checkpoint = seeded::checkpoint(variant, seed).unwrap();
@@ -79,13 +80,12 @@ fn check_forward(variant: &'static Variant, on: Target) {
     let input = widen(&naive::input(&variant.preprocess, variant.input_size, &pixels));
     let oracle = naive::forward(&weights, &input);
     drop(weights);
-    let model = Model::from_checkpoint(checkpoint, &options(on)).unwrap();
 
     let recorded: Vec<Recorded> = golden["layers"].as_array().unwrap().iter().map(Recorded).collect();
     assert!(recorded.len() >= 11, "{}: {} layers recorded", variant.name, recorded.len());
     let names: Vec<&str> = recorded.iter().map(Recorded::name).collect();
-    let activations = model.activations(Input::Pixels(&pixels), &names).unwrap();
-    for (recorded, fast) in recorded.iter().zip(activations) {
+    let mut shapes = vec![];
+    for recorded in &recorded {
         // fc6 and fc7 are recorded after their ReLU, which is a layer of its own to the oracle.
         let name = match recorded.name() {
             "fc6" => "relu6",
@@ -93,29 +93,35 @@ fn check_forward(variant: &'static Variant, on: Target) {
             name => name,
         };
         let layer = oracle.iter().find(|l| l.name == name).unwrap();
-        let shape = match name.starts_with("fc") || matches!(name, "relu6" | "relu7") {
-            true => vec![2, layer.shape.c],
-            false => vec![2, layer.shape.c, layer.shape.h, layer.shape.w],
-        };
-        let what = format!("{} {}", variant.name, recorded.name());
-        recorded.compare(&format!("{what}, f64 oracle"), &shape, &layer.values, 1e-9);
-        assert_eq!(fast.shape, [2, layer.shape.h, layer.shape.w, layer.shape.c], "{what}");
-        let values = widen(&to_nchw(layer.shape, &fast.values));
-        recorded.compare(&format!("{what}, {on:?}"), &shape, &values, on.network_error());
+        recorded.compare(&format!("{} {name}, f64 oracle", variant.name), layer.shape, &layer.values, 1e-9);
+        shapes.push(layer.shape);
     }
     let logits = &oracle.last().unwrap().values;
     compare_logits(&format!("{}, f64 oracle", variant.name), logits, &golden["logits"], 1e-6);
-    let logits = model.logits(Input::Pixels(&pixels)).unwrap();
-    compare_logits(&format!("{}, {on:?}", variant.name), &widen(&logits), &golden["logits"], on.network_error());
-    if !on.cuda {
-        let expected: Vec<Vec<f64>> = serde_json::from_value(golden["logits"].clone()).unwrap();
-        let expected = expected.concat();
-        let largest = expected.iter().fold(0.0f64, |a, b| a.max(b.abs()));
-        let off = logits.iter().zip(&expected).map(|(l, e)| (f64::from(*l) - e).abs() / largest).fold(0.0, f64::max);
-        println!("{}, {on:?}: {off:.1e} of the largest logit", variant.name);
-        assert!(off <= 1e-5, "{}, {on:?}: {off:e} of the largest logit", variant.name);
+
+    for &on in targets {
+        let model = Model::from_checkpoint(checkpoint.clone(), &options(on)).unwrap();
+        let activations = model.activations(Input::Pixels(&pixels), &names).unwrap();
+        for ((recorded, &shape), fast) in recorded.iter().zip(&shapes).zip(activations) {
+            let what = format!("{} {}, {on:?}", variant.name, recorded.name());
+            assert_eq!(fast.shape, [2, shape.h, shape.w, shape.c], "{what}");
+            recorded.compare(&what, shape, &widen(&to_nchw(shape, &fast.values)), on.network_error());
+        }
+        // Where no layer is kept, steps are fused.
+        let mut session = model.session(2, &[]).unwrap();
+        session.run(Input::Pixels(&pixels)).unwrap();
+        let logits = widen(session.logits().unwrap());
+        compare_logits(&format!("{}, {on:?}", variant.name), &logits, &golden["logits"], on.network_error());
+        if !on.cuda {
+            let expected: Vec<Vec<f64>> = serde_json::from_value(golden["logits"].clone()).unwrap();
+            let expected = expected.concat();
+            let largest = expected.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+            let off = logits.iter().zip(&expected).map(|(l, e)| (l - e).abs() / largest).fold(0.0, f64::max);
+            println!("{}: {off:.1e} of the largest logit", variant.name);
+            assert!(off <= 1e-5, "{}: {off:e} of the largest logit", variant.name);
+        }
+        check_top_five(on, session.top_k(5, Score::Prob).unwrap(), &golden);
     }
-    check_top_five(on, &model, &golden, &pixels);
 }
 
 /// Weights and pictures are the rule's: every tensor's shape, first values and sum, every picture's sum.
@@ -141,12 +147,12 @@ fn check_seeded_inputs(variant: &Variant, golden: &Value, checkpoint: &Checkpoin
 }
 
 /// The recorded classes in their order, but for two whose recorded logits are within twice the target's bound.
-fn check_top_five(on: Target, model: &Model, golden: &Value, pixels: &[u8]) {
-    let predictions = model.predict_pixels(pixels, 5).unwrap();
+fn check_top_five(on: Target, predictions: &[Prediction], golden: &Value) {
     let recorded: Vec<Vec<(usize, f64)>> = serde_json::from_value(golden["top5"].clone()).unwrap();
     let logits: Vec<Vec<f64>> = serde_json::from_value(golden["logits"].clone()).unwrap();
     let bound = on.network_error() * rms(&logits.concat());
-    for ((predictions, recorded), logits) in predictions.iter().zip(&recorded).zip(&logits) {
+    assert_eq!(predictions.len(), 5 * recorded.len());
+    for ((predictions, recorded), logits) in predictions.chunks(5).zip(&recorded).zip(&logits) {
         for (prediction, (index, probability)) in predictions.iter().zip(recorded) {
             let margin = (logits[prediction.index] - logits[*index]).abs();
             assert!(prediction.index == *index || margin <= 2.0 * bound, "{prediction:?}, recorded {index}");
@@ -175,31 +181,13 @@ macro_rules! forward_goldens {
             #[test]
             fn cpu() {
                 assert_eq!(VARIANTS[$index].name, $name);
-                check_forward(&VARIANTS[$index], CPU);
+                check_forward(&VARIANTS[$index], &[CPU]);
             }
 
             #[test]
-            #[ignore = "full width on the emulated device: half a minute each, run by .ci/run"]
+            #[ignore = "full width on the emulated device: a minute each, run by .ci/run"]
             fn cuda() {
-                check_forward(&VARIANTS[$index], CUDA);
-            }
-
-            #[test]
-            #[ignore = "full width on the emulated device: half a minute each, run by .ci/run"]
-            fn cuda_f16() {
-                check_forward(&VARIANTS[$index], CUDA_F16);
-            }
-
-            #[test]
-            #[ignore = "full width on the emulated device: half a minute each, run by .ci/run"]
-            fn cuda_tf32() {
-                check_forward(&VARIANTS[$index], CUDA_TF32);
-            }
-
-            #[test]
-            #[ignore = "full width on the emulated device: half a minute each, run by .ci/run"]
-            fn cuda_bf16() {
-                check_forward(&VARIANTS[$index], CUDA_BF16);
+                check_forward(&VARIANTS[$index], &[CUDA, CUDA_F16, CUDA_TF32, CUDA_BF16]);
             }
         }
     )*};

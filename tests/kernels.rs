@@ -13,20 +13,9 @@ use crate::cases::{Case, published_layers, uniform};
 use crate::device::{self, CPU, CUDA, CUDA_BF16, CUDA_F16, CUDA_TF32, Target};
 use crate::on_every_target;
 
-/// Random shapes a kernel: `ALEXNET_TEST_SHAPES`, else enough for most mistakes.
+/// Random shapes a kernel: `ALEXNET_TEST_SHAPES`, 200 in `.ci/run`, else enough for most mistakes.
 pub fn shapes() -> u64 {
     std::env::var("ALEXNET_TEST_SHAPES").map_or(60, |count| count.parse().expect("ALEXNET_TEST_SHAPES is a number"))
-}
-
-/// Two hundred random shapes of every kernel, in every precision.
-#[test]
-#[ignore = "minutes, run by .ci/run"]
-fn two_hundred_shapes_a_kernel() {
-    let mut suite = std::process::Command::new(std::env::current_exe().unwrap());
-    suite.args(["random_shapes", "nan_survives_relu", "infinities_survive", "lrn_and_pools", "convolutions_and_pools"]);
-    let output = suite.arg("--include-ignored").env("ALEXNET_TEST_SHAPES", "200").output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("cuda_bf16::convolutions_of_random_shapes ... ok"), "{text}");
 }
 
 on_every_target! {

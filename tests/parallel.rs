@@ -347,7 +347,7 @@ fn two_devices_give_the_rows_of_one() {
 #[test]
 #[ignore = "twenty seconds, run by .ci/run"]
 fn two_devices_give_the_rows_of_one_on_late_streams() {
-    for streams in ["eager", "deferred", "overtaking"] {
+    for streams in ["deferred", "overtaking"] {
         let overflows = Case { network: Weights::Overflowing, images: 3, ..TWO };
         for two in [MANY, TWO, Case { batch: 4, ..TWO }, Case { batch: 8, ..TWO }, overflows] {
             rows_of_one(Case { streams, ..two });
@@ -444,7 +444,7 @@ fn some_work_that_never_ends() {
 #[test]
 #[ignore = "a minute, run by .ci/run"]
 fn any_work_that_never_ends() {
-    work_that_never_ends("1", |all| all);
+    work_that_never_ends("1", |all| all.into_iter().step_by(5).collect());
     work_that_never_ends("0", |all| all.into_iter().step_by(7).collect());
 }
 

@@ -9,19 +9,29 @@ pub struct Mutation {
     pub after: &'static str,
     /// The source that is compiled: the file itself or one that includes it.
     pub source: &'static str,
+    /// The test that must fail on it.
+    pub test: &'static str,
 }
 
 const CONV: &str = "conv/conv_mma.cuh";
 const CONV_F16: &str = "conv/conv_f16.cu";
 
-/// Those that tests of single kernels and whole networks catch.
-pub const MUTATIONS: [Mutation; 33] = [
+const OPERANDS: &str = "guards::operands_f16";
+const PIXELS: &str = "guards::pixels_are_read_within_bounds";
+const NAN: &str = "kernels::cuda_f16::a_nan_survives_relu_and_pools";
+const DROPOUT: &str = "dropout::cuda_f16::elements_are_dropped_or_doubled";
+const LRN_AND_POOLS: &str = "fused::cuda_f16::lrn_and_pools";
+const CONVOLUTIONS_AND_POOLS: &str = "fused::cuda_f16::convolutions_and_pools";
+const TOWERS: &str = "split::cuda::halves_make_the_whole_in_float16";
+
+pub const MUTATIONS: [Mutation; 39] = [
     Mutation {
         name: "dropped k",
         file: CONV,
         before: "(args.c / args.groups) + C::BLOCK_K - 1) / C::BLOCK_K;",
         after: "(args.c / args.groups) + C::BLOCK_K - 2) / C::BLOCK_K;",
         source: CONV_F16,
+        test: NAN,
     },
     Mutation {
         name: "off-by-one padding",
@@ -29,6 +39,7 @@ pub const MUTATIONS: [Mutation; 33] = [
         before: "const int w = pixel % args.q * args.stride - args.padding;",
         after: "const int w = pixel % args.q * args.stride - args.padding + (args.padding > 0);",
         source: CONV_F16,
+        test: NAN,
     },
     Mutation {
         name: "swapped group",
@@ -36,6 +47,7 @@ pub const MUTATIONS: [Mutation; 33] = [
         before: "args.c + group * group_c;",
         after: "args.c + (args.groups - 1 - group) * group_c;",
         source: CONV_F16,
+        test: NAN,
     },
     Mutation {
         name: "stale stage",
@@ -43,6 +55,7 @@ pub const MUTATIONS: [Mutation; 33] = [
         before: "cp_async_wait<C::STAGES - 2>();",
         after: "cp_async_wait<C::STAGES - 1>();",
         source: CONV_F16,
+        test: OPERANDS,
     },
     Mutation {
         name: "missing bias",
@@ -50,6 +63,7 @@ pub const MUTATIONS: [Mutation; 33] = [
         before: "bias1 = finished && n + 1 < group_k ? __ldg(bias + n + 1) : 0.0f;",
         after: "bias1 = 0.0f;",
         source: CONV_F16,
+        test: OPERANDS,
     },
     Mutation {
         name: "missing ReLU",
@@ -57,6 +71,7 @@ pub const MUTATIONS: [Mutation; 33] = [
         before: "value1 = max_nan(value1, 0.0f);",
         after: "",
         source: CONV_F16,
+        test: OPERANDS,
     },
     Mutation {
         name: "f16 accumulation",
@@ -71,6 +86,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
     sum[0] = __low2float(low), sum[1] = __high2float(low), sum[2] = __low2float(high), sum[3] = __high2float(high);
 }"#,
         source: CONV_F16,
+        test: OPERANDS,
     },
     Mutation {
         name: "wrong swizzle",
@@ -78,6 +94,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "b_row = C::B_TILE + swizzled(column + lane / 16 * 8 + lane % 8, lane / 8 % 2);",
         after: "b_row = C::B_TILE + swizzled(column + lane / 16 * 8 + lane % 8, lane / 8 % 2 ^ lane / 16);",
         source: CONV_F16,
+        test: OPERANDS,
     },
     Mutation {
         name: "wrong LRN window",
@@ -85,6 +102,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "high = min(c + args.reach, first + args.tower - 1);",
         after: "high = min(c + args.reach - 1, first + args.tower - 1);",
         source: "lrn.cu",
+        test: LRN_AND_POOLS,
     },
     Mutation {
         name: "pool off by one",
@@ -92,6 +110,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "load_vector<T, SIZE>(row + s * args.c)",
         after: "load_vector<T, SIZE>(row + (s > 0 ? s - 1 : 0) * args.c)",
         source: "pool.cu",
+        test: CONVOLUTIONS_AND_POOLS,
     },
     Mutation {
         name: "pool drops a vector's last channel",
@@ -99,6 +118,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "for (int i = 0; i < SIZE; i++) value[i] = max_nan(",
         after: "for (int i = 0; i < SIZE - (SIZE > 1); i++) value[i] = max_nan(",
         source: "pool.cu",
+        test: DROPOUT,
     },
     Mutation {
         name: "LRN drops a neighbour at the tower's last vector but one",
@@ -106,6 +126,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "after = place + SIZE < tower ?",
         after: "after = place + 2 * SIZE < tower ?",
         source: "lrn.cu",
+        test: LRN_AND_POOLS,
     },
     Mutation {
         name: "LRN takes the neighbour's channels in reverse",
@@ -113,6 +134,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "value[VECTOR_REACH + SIZE + i] = to_float(after.element[i]);",
         after: "value[VECTOR_REACH + SIZE + i] = to_float(after.element[VECTOR_REACH - 1 - i]);",
         source: "lrn.cu",
+        test: LRN_AND_POOLS,
     },
     Mutation {
         name: "pool after LRN off by one",
@@ -120,6 +142,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "from_corner = r * SIDE + s / 2 + s % 2 * EVEN_COLUMNS;",
         after: "from_corner = r * SIDE + s % 2 * EVEN_COLUMNS;",
         source: "lrn_pool.cu",
+        test: LRN_AND_POOLS,
     },
     Mutation {
         name: "pool before LRN off by one",
@@ -127,6 +150,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "(tap / KERNEL * args.w + tap % KERNEL) * args.c",
         after: "(min(tap / KERNEL, 1) * args.w + tap % KERNEL) * args.c",
         source: "lrn_pool.cu",
+        test: LRN_AND_POOLS,
     },
     Mutation {
         name: "LRN after a pool drops the neighbour at the tower's border",
@@ -134,6 +158,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "before = place > 0 ? neighbours(centre - VECTOR_REACH)",
         after: "before = place > SIZE ? neighbours(centre - VECTOR_REACH)",
         source: "lrn_pool.cu",
+        test: LRN_AND_POOLS,
     },
     Mutation {
         name: "the block's last vector has no neighbour",
@@ -141,6 +166,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "constexpr int OUTPUTS = THREADS - 2;",
         after: "constexpr int OUTPUTS = THREADS - 1;",
         source: "lrn_pool.cu",
+        test: LRN_AND_POOLS,
     },
     Mutation {
         name: "split begins a step late",
@@ -148,6 +174,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "first_step = split * split_steps;",
         after: "first_step = split * split_steps + (split > 0);",
         source: CONV_F16,
+        test: OPERANDS,
     },
     Mutation {
         name: "split ends a step early",
@@ -155,6 +182,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "k_end = min(gemm_k, (first_step + steps) * C::BLOCK_K);",
         after: "k_end = min(gemm_k, (first_step + steps) * C::BLOCK_K - (args.splits > 1));",
         source: CONV_F16,
+        test: OPERANDS,
     },
     Mutation {
         name: "splits share a partial sum",
@@ -162,6 +190,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "float* partial = args.partial + size_t(split) * args.n",
         after: "float* partial = args.partial + size_t(split / 2) * args.n",
         source: CONV_F16,
+        test: OPERANDS,
     },
     Mutation {
         name: "a split is not added",
@@ -169,6 +198,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "for (int split = 0; split < args.splits; split++)",
         after: "for (int split = 0; split < args.splits - (args.splits > 8); split++)",
         source: "conv/reduce_splits.cu",
+        test: OPERANDS,
     },
     Mutation {
         name: "reduction without ReLU",
@@ -176,6 +206,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "args.relu ? max_nan(sum, 0.0f) : sum",
         after: "sum",
         source: "conv/reduce_splits.cu",
+        test: OPERANDS,
     },
     Mutation {
         name: "second turn of the output tile",
@@ -183,6 +214,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "Out* target = output + size_t(block_m + turn + row) * pitch",
         after: "Out* target = output + size_t(block_m + row) * pitch",
         source: CONV_F16,
+        test: OPERANDS,
     },
     Mutation {
         name: "pool in a convolution off by one",
@@ -190,6 +222,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "corner + (r * args.q + s) * PITCH",
         after: "corner + (r * args.q + min(s, 1)) * PITCH",
         source: CONV_F16,
+        test: CONVOLUTIONS_AND_POOLS,
     },
     Mutation {
         name: "pooled output of the wrong group",
@@ -197,6 +230,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "p_count * q_count * args.pitch + group * group_k + block_n;",
         after: "p_count * q_count * args.pitch + (args.groups - 1 - group) * group_k + block_n;",
         source: CONV_F16,
+        test: CONVOLUTIONS_AND_POOLS,
     },
     Mutation {
         name: "pooled output of the wrong turn",
@@ -204,6 +238,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "output + size_t(pixel) * args.pitch + turn + column",
         after: "output + size_t(pixel) * args.pitch + (C::BLOCK_N - TURN_COLUMNS - turn) + column",
         source: CONV_F16,
+        test: CONVOLUTIONS_AND_POOLS,
     },
     Mutation {
         name: "pooled images overlap",
@@ -211,6 +246,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "block_rows = C::KIND == POOLED ? pixels : C::BLOCK_M;",
         after: "block_rows = C::KIND == POOLED ? pixels - 1 : C::BLOCK_M;",
         source: CONV_F16,
+        test: CONVOLUTIONS_AND_POOLS,
     },
     Mutation {
         name: "GEMV drops the last chunk",
@@ -218,6 +254,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "c < args.c; c += 32 * CHUNK",
         after: "c < args.c - (args.c > 64 ? CHUNK : 0); c += 32 * CHUNK",
         source: "fc/gemv.cu",
+        test: OPERANDS,
     },
     Mutation {
         name: "GEMV swaps the last two images",
@@ -225,6 +262,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "size_t(min(image, args.n - 1)) * args.c;",
         after: "size_t(args.n > 2 && image > 0 ? args.n - image : min(image, args.n - 1)) * args.c;",
         source: "fc/gemv.cu",
+        test: OPERANDS,
     },
     Mutation {
         name: "blocks of pixels without padding",
@@ -232,6 +270,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "block_row % args.hb * BLOCK - args.padding + row,",
         after: "block_row % args.hb * BLOCK + row,",
         source: "preprocess.cu",
+        test: PIXELS,
     },
     Mutation {
         name: "the last pixels are copied in whole chunks",
@@ -239,6 +278,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "static_cast<int>(min(rest, 16ll))",
         after: "16",
         source: "preprocess.cu",
+        test: PIXELS,
     },
     Mutation {
         name: "pixels are taken to begin with a chunk",
@@ -246,6 +286,7 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "&pixels[row][before + place * ROW];",
         after: "&pixels[row][place * ROW];",
         source: "preprocess.cu",
+        test: PIXELS,
     },
     Mutation {
         name: "a row's last chunk is not copied",
@@ -253,17 +294,16 @@ __device__ __forceinline__ void mma<__half>(float (&sum)[4], const uint32_t (&a)
         before: "place * CHUNK < before + blocks * ROW",
         after: "place * CHUNK < blocks * ROW",
         source: "preprocess.cu",
+        test: PIXELS,
     },
-];
-
-/// What matters beside another tower's channels alone.
-pub const OF_TOWERS: [Mutation; 6] = [
+    // What matters beside another tower's channels alone.
     Mutation {
         name: "sums of splits without the other tower's channels between",
         file: "conv/reduce_splits.cu",
         before: "pixel * args.pitch + k",
         after: "pixel * args.k + k",
         source: "conv/reduce_splits.cu",
+        test: OPERANDS,
     },
     Mutation {
         name: "a GEMV without them",
@@ -271,6 +311,7 @@ pub const OF_TOWERS: [Mutation; 6] = [
         before: "size_t(image) * args.pitch + k",
         after: "size_t(image) * args.k + k",
         source: "fc/gemv.cu",
+        test: OPERANDS,
     },
     Mutation {
         name: "a tile of sums without them",
@@ -278,6 +319,7 @@ pub const OF_TOWERS: [Mutation; 6] = [
         before: "group, args.pitch, true);\n    } else if constexpr",
         after: "group, args.k, true);\n    } else if constexpr",
         source: CONV_F16,
+        test: OPERANDS,
     },
     Mutation {
         name: "pools without them",
@@ -285,6 +327,7 @@ pub const OF_TOWERS: [Mutation; 6] = [
         before: "pixel * args.pitch + c",
         after: "pixel * args.c + c",
         source: "pool.cu",
+        test: OPERANDS,
     },
     Mutation {
         name: "LRN of vectors takes the first tower's channels",
@@ -292,6 +335,7 @@ pub const OF_TOWERS: [Mutation; 6] = [
         before: "vectors) * SIZE, c = args.first + channel;",
         after: "vectors) * SIZE, c = channel;",
         source: "lrn.cu",
+        test: TOWERS,
     },
     Mutation {
         name: "LRN before a pool ends its windows at the towers' border",
@@ -299,5 +343,6 @@ pub const OF_TOWERS: [Mutation; 6] = [
         before: "(args.first + c) % args.tower",
         after: "c % args.tower",
         source: "lrn_pool.cu",
+        test: TOWERS,
     },
 ];

@@ -104,15 +104,18 @@ fn halves_make_the_whole_in_float16() {
 
 #[test]
 #[ignore = "minutes, run by .ci/run"]
-fn halves_make_the_whole_in_every_variant_and_precision() {
+fn halves_make_the_whole_in_every_variant_and_in_every_precision() {
     for on in [CUDA, CUDA_TF32, CUDA_F16, CUDA_BF16] {
-        for variant in &VARIANTS {
+        // Steps, and whether they are split, are alike in every precision; by themselves kernels are run beside another tower's
+        // channels in each. So of the other precisions a few networks do: vectors fused, odd numbers of channels one by one.
+        let all = on == CUDA_F16;
+        for variant in VARIANTS.iter().filter(|variant| all || ["paper", "caffenet"].contains(&variant.name)) {
             for (widths, images) in WIDTHS.iter().zip([2, 1]) {
                 let drawn = drawn(variant, widths, images);
                 let steps = Plan::new(drawn.0.network(), 1, &[]).unwrap().steps;
-                let all: Vec<_> = steps.iter().map(|step| *step.layers.last().unwrap()).collect();
+                let every: Vec<_> = steps.iter().map(|step| *step.layers.last().unwrap()).collect();
                 // Without kept layers, steps are fused and buffers shared; with all of them kept, each can be looked at.
-                for keep in [&[][..], &all] {
+                for keep in [&[][..], &every].into_iter().filter(|keep| all || keep.is_empty() == (images == 2)) {
                     halves_make_the_whole(on, &drawn, keep);
                 }
             }
@@ -245,13 +248,12 @@ fn what_cannot_be_split_is_refused_before_anything_is_uploaded() {
 
 /// These tests where devices cannot reach each other, and on streams that do everything late.
 #[test]
-#[ignore = "these tests five times, run by .ci/run"]
+#[ignore = "these tests four times, run by .ci/run"]
 fn late_streams_and_no_peer_access() {
-    for (streams, peer) in
-        [("deferred", "1"), ("overtaking", "1"), ("eager", "0"), ("deferred", "0"), ("overtaking", "0")]
-    {
+    for (streams, peer) in [("deferred", "1"), ("overtaking", "1"), ("deferred", "0"), ("overtaking", "0")] {
         let mut suite = Command::new(std::env::current_exe().unwrap());
         suite.args(["split::cuda", "--test-threads", "2"]).env("ALEXNET_TEST_DEVICE", "emulated");
+        suite.envs(device::WITHOUT_RACES);
         let output = suite.env("CUEMU_STREAMS", streams).env("CUEMU_PEER", peer).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains("tensors_go_to_both"), "{streams}, peer {peer}: {text}");
