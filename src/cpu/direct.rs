@@ -1,6 +1,6 @@
 //! Convolution as im2col and GEMM: GEMM_M = N * P * Q output pixels, GEMM_N = K filters, GEMM_K = R * S * C.
 
-use super::gemm::Panels;
+use super::gemm::{Panels, Target};
 use super::team::{Parts, Team};
 use super::vector::LANES;
 use crate::Result;
@@ -68,8 +68,8 @@ impl Filters {
                     let first = pixels.start * k + group * panels.columns();
                     // SAFETY: the task's pixels and the group's channels of them are in the target, and are this task's alone.
                     unsafe {
-                        let target = target.start().add(first);
-                        panels.multiply(&team.alone(), 0..panels.panels(), relu, pixels.len(), columns, target, k);
+                        let target = Target { start: target.start().add(first), pitch: k };
+                        panels.multiply(&team.alone(), 0..panels.panels(), relu, pixels.len(), columns, target);
                     }
                 });
             }

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::gemm::{Packed, Panels};
+use super::gemm::{Packed, Panels, Target};
 use super::team::{Ahead, Parts, Team};
 use super::vector::LANES;
 use crate::net::Shape;
@@ -107,7 +107,8 @@ fn multiply<B: Packed>(
             let share = |task: usize| panels.panels() * task / tasks;
             // SAFETY: `target` has `columns` elements a row, and each task its own panels' columns of them.
             unsafe {
-                panels.multiply(team, share(task)..share(task + 1), relu, images, blocked, target.start(), columns);
+                let target = Target { start: target.start(), pitch: columns };
+                panels.multiply(team, share(task)..share(task + 1), relu, images, blocked, target);
             }
         });
     });

@@ -7,7 +7,7 @@ mod micro;
 mod panels;
 
 pub use micro::{Product, WIDTH};
-pub use panels::{Packed, Panels};
+pub use panels::{Packed, Panels, Target};
 
 #[cfg(test)]
 mod tests {
@@ -41,7 +41,7 @@ mod tests {
         let scratch = Scratch::default();
         let team = Team { isa, threads: 1, scratch: &scratch, ahead: None };
         // SAFETY: the target has `pitch` elements a row, more than there are columns, and is this function's own.
-        unsafe { panels.multiply(&team, taken, false, m, &a, target.as_mut_ptr(), pitch) };
+        unsafe { panels.multiply(&team, taken, false, m, &a, Target { start: target.as_mut_ptr(), pitch }) };
         target
     }
 
@@ -56,11 +56,20 @@ mod tests {
             let mut draw = |len: usize| (0..len).map(|_| rng.random_range(-1.0..1.0f32)).collect::<Vec<_>>();
             let (left, right, bias) = (draw(m * k), draw(n * k), draw(n));
             let rounded: Vec<f32> = right.iter().map(|value| f16::from_f32(*value).to_f32()).collect();
-            // Terms of the packed rows come in reverse.
-            let reversed =
-                |rows: &[f32]| rows.chunks_exact(k).flat_map(|row| row.iter().rev().copied()).collect::<Vec<_>>();
-            let panels = Panels::<f32>::pack(&reversed(&rounded), &bias, |term| k - 1 - term).unwrap();
-            let halves = Panels::<f16>::pack(&reversed(&right), &bias, |term| k - 1 - term).unwrap();
+            // Rows are packed from (channels, taps) to (taps, channels).
+            let taps = [5, 3, 1].into_iter().find(|taps| k % taps == 0).unwrap();
+            let given = |rows: &[f32], first: usize, target: &mut [f32]| {
+                for (row, target) in rows[first * k..].chunks_exact(k).zip(target.chunks_exact_mut(k)) {
+                    for (place, value) in target.iter_mut().enumerate() {
+                        *value = row[place % taps * (k / taps) + place / taps];
+                    }
+                }
+                Ok(())
+            };
+            let panels =
+                Panels::<f32>::pack(bias.clone(), k, taps, |first, target| given(&rounded, first, target)).unwrap();
+            let halves =
+                Panels::<f16>::pack(bias.clone(), k, taps, |first, target| given(&right, first, target)).unwrap();
             let all = 0..panels.panels();
             for isa in [Isa::best(), Isa::PORTABLE] {
                 let whole = product(isa, &panels, all.clone(), &left, k);

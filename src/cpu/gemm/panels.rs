@@ -26,6 +26,14 @@ pub struct Panels<B> {
     bias: Vec<f32>,
 }
 
+/// Where a product goes: (rows, columns).
+#[derive(Clone, Copy)]
+pub struct Target {
+    pub start: *mut f32,
+    /// Elements from a row to the next.
+    pub pitch: usize,
+}
+
 /// An element type that panels are packed in.
 pub trait Packed: Stored + bytemuck::Pod {
     fn pack(values: &[f32; WIDTH]) -> [Self; WIDTH];
@@ -106,11 +114,10 @@ impl<B: Packed> Panels<B> {
         self.bias.len() / WIDTH
     }
 
-    /// Product, bias and ReLU: columns of `panels` of `target`, (rows, columns) with `pitch` elements from a row to the next.
-    /// `a` is (terms / 8, rows, 8).
+    /// Product, bias and ReLU: columns of `panels` of `target`. `a` is (terms / 8, rows, 8).
     ///
     /// # Safety
-    /// `target` may be written at row * pitch + column for every row and every column of the panels, and nothing else touches
+    /// `target` may be written at start + row * pitch + column for every row and every column of the panels, and nothing else touches
     /// those meanwhile.
     ///
     /// # Panics
@@ -122,8 +129,7 @@ impl<B: Packed> Panels<B> {
         relu: bool,
         rows: usize,
         a: &[f32],
-        target: *mut f32,
-        pitch: usize,
+        target: Target,
     ) {
         assert_eq!(a.len(), rows * self.terms, "{rows} rows of {} terms", self.terms);
         assert!(panels.start < panels.end && panels.end <= self.panels(), "panels {panels:?}");
@@ -156,8 +162,8 @@ impl<B: Packed> Panels<B> {
                     sums: sums.as_ptr(),
                     bias: self.bias.as_ptr().add(first),
                     relu,
-                    target: target.add(first),
-                    pitch,
+                    target: target.start.add(first),
+                    pitch: target.pitch,
                 });
             }
         });

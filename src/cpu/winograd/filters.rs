@@ -119,11 +119,11 @@ impl Packed<'_> {
             let mut values = [[[0.0; WIDTH]; MAX_POINTS]; MAX_POINTS];
             for filter in 0..filters {
                 let taken = &self.weights.weight[((first + filter) * group_c + c) * conv.kernel * conv.kernel..];
-                for r in 0..taps {
-                    for s in 0..taps {
+                for (r, values) in values.iter_mut().enumerate().take(taps) {
+                    for (s, values) in values.iter_mut().enumerate().take(taps) {
                         let (h, w) = (r * stride + pixel / stride, s * stride + pixel % stride);
                         if h < conv.kernel && w < conv.kernel {
-                            values[r][s][filter] = f64::from(taken[h * conv.kernel + w]);
+                            values[filter] = f64::from(taken[h * conv.kernel + w]);
                         }
                     }
                 }
