@@ -254,6 +254,12 @@ fn each_tower_holds_half() {
     let half = filters.iter().sum::<usize>() + (48 + 128 + 192 + 192 + 128) + 2048 * (6 * 6 * 256 + 1 + 4096 + 1);
     let fc8 = 1000 * (4096 + 1);
     assert_eq!(2 * half + fc8, 60_965_224, "the published count");
+    // As packed: 49 points a channel and filter, conv1's channels being blocks of 4 x 4 pixels; columns in sixteens; and as much
+    // padding as a row of what a convolution takes.
+    let points = 49 * (48 * 48 + 128 * 48 + 192 * 256 + 192 * 192 + 128 * 192) + (48 + 128 + 192 + 192 + 128);
+    let rows = 227 * 3 + 27 * 48 + 13 * 256 + 13 * 192 + 13 * 192;
+    let half = points + rows + 2048 * (6 * 6 * 256 + 1 + 4096 + 1);
+    let fc8 = 1008 * (4096 + 1);
     assert_eq!([&holdings[0], &holdings[1]].map(|h| h.weights), [4 * (half + fc8), 4 * half]);
     let buffers = 227 * 227 * 3 + 55 * 55 * 48 + 13 * 13 * 256 + 13 * 13 * 128;
     assert!(holdings.iter().all(|holding| holding.buffers == 4 * 2 * buffers), "{holdings:?}");

@@ -200,6 +200,7 @@ fn step(name: &str, kind: &str, mult_adds: f64, bytes: f64, share: f64, ceilings
         output_shape: [128, 27, 27, 256],
         params: 307_456,
         mult_adds: mult_adds as usize,
+        multiplications: None,
         flops,
         bytes,
         time_ms: around(1e3 * seconds),

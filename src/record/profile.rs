@@ -72,6 +72,9 @@ pub struct ProfileStep {
     pub params: usize,
     /// Of the batch.
     pub mult_adds: usize,
+    /// Of the batch, where the device's algorithm takes fewer than multiply-adds: what the roofline is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multiplications: Option<usize>,
     /// Of the batch, two a multiply-add.
     pub flops: f64,
     /// What it must read and write, each value once.

@@ -49,6 +49,7 @@ fn check_record(json: &str, tracks: usize) -> Value {
             assert_eq!(number(&step["flops"]), 2.0 * number(&step["mult_adds"]), "{step}");
             let seconds = median(step) / 1e3;
             let (operations, moved) = (number(&step["flops"]), number(&step["bytes"]));
+            let operations = step.get("multiplications").map_or(operations, |count| 2.0 * number(count));
             let least = (operations / flops).max(moved / bytes);
             let found = number(&step["roofline_percentage"]);
             assert!((found * seconds - 100.0 * least).abs() <= 1e-6 * 100.0 * least || seconds == 0.0, "{step}");
@@ -166,9 +167,13 @@ fn profile_reports_numbers_that_add_up() {
 #[test]
 fn profile_prints_a_table_and_csv() {
     let table = profile(&[&PAPER, &["-b", "2"]]).expect(0);
-    for part in
-        ["paper, 2 images, float32", "ceilings: ", "conv2 + relu2", "im2col + gemm, 2 threads", "steps over run"]
-    {
+    for part in [
+        "paper, 2 images, float32",
+        "ceilings: ",
+        "conv2 + relu2",
+        "Winograd, 7 points, 5 taps: 9 x 3, 2 threads",
+        "steps over run",
+    ] {
         assert!(table.contains(part), "'{part}' is not in:\n{table}");
     }
     assert!(table.lines().all(|line| line.chars().count() <= 120), "{table}");
@@ -244,7 +249,7 @@ fn profile_refuses_what_it_cannot_do() {
     refused(&["--trtexec", "model.safetensors"], 2, &["model.safetensors", ".json"]);
     let nowhere = folder.path().join("none").join("trace.json");
     refused(&["--trace", str(&nowhere)], 6, &[str(&nowhere)]);
-    refused(&["--precision", "float16"], 2, &["float32", "--device cuda"]);
+    refused(&["--precision", "bfloat16"], 2, &["float32", "--device cuda"]);
     refused(&["--split", "two-gpu"], 2, &["CPU", "two-stream"]);
     alexnet(["profile", "--device", "cuda"]).refuse(5, &["CUDA", "--device cpu"]);
 }

@@ -1,6 +1,7 @@
 //! From runs to the record: each step's times, what it must do, and what the device could.
 
 use alexnet::backend::StepAsRun;
+use alexnet::plan::{Step, StepKind};
 use alexnet::record::{Bound, Ceilings, Machine, Profile, ProfileStep, ProfileTrack};
 use alexnet::roofline::Demand;
 use alexnet::statistics::Spread;
@@ -79,6 +80,19 @@ impl Context<'_> {
         tracks.collect()
     }
 
+    /// The CPU computes in float32; in half precision it stores no more than weights of fully connected layers.
+    fn demand(&self, step: &Step) -> Demand {
+        let network = self.model.network();
+        if !self.model.gpus().is_empty() {
+            return Demand::of(network, step, self.batch, self.precision);
+        }
+        let mut demand = Demand::of(network, step, self.batch, Precision::Float32);
+        if self.precision == Precision::Float16 && matches!(step.kind, StepKind::Linear { .. }) {
+            demand.bytes -= 2 * (demand.params - step.output.c);
+        }
+        demand
+    }
+
     /// Shares come later.
     fn step(&self, work: &Work, steps: &[StepAsRun], time_ms: Spread) -> Result<ProfileStep> {
         let find = |is: &dyn Fn(&StepAsRun) -> bool| {
@@ -88,7 +102,7 @@ impl Context<'_> {
         let (name, kind, kernel, shapes, demand, multiplications) = match work {
             Work::Layers(layers) => {
                 let StepAsRun { step, kernel, multiplications } = find(&|as_run| as_run.step.layers == *layers)?;
-                let demand = Demand::of(self.model.network(), step, self.batch, self.precision);
+                let demand = self.demand(step);
                 let shapes = [step.input, step.output].map(shape);
                 (step.name(), step.kind.name(), kernel.clone(), shapes, demand, *multiplications)
             }
@@ -110,6 +124,7 @@ impl Context<'_> {
             output_shape: shapes[1],
             params: demand.params,
             mult_adds: demand.mult_adds,
+            multiplications,
             flops: demand.flops(),
             bytes: demand.bytes as f64,
             flops_per_sec: per(demand.flops(), seconds),
@@ -206,6 +221,7 @@ pub mod tests {
             output_shape: [8, 55, 55, 96],
             params: 34_944,
             mult_adds: 1000,
+            multiplications: None,
             flops: 2000.0,
             bytes: 4000.0,
             time_ms: Spread::of(vec![1.0, 1.5, 2.0]),
