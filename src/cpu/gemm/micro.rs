@@ -1,5 +1,7 @@
 //! The micro kernel: up to 6 rows by 16 columns of C in registers.
 
+use std::sync::atomic::{Ordering, compiler_fence};
+
 use half::f16;
 
 use crate::cpu::vector::{Kernel, LANES, Vector, prefetch};
@@ -142,6 +144,8 @@ impl<B: Stored> Block<B> {
                             sums[row][vector] = value.mul_add(factors[vector], sums[row][vector]);
                         }
                     }
+                    // Keeps the compiler from loading the next term's factors before there is a register for them.
+                    compiler_fence(Ordering::SeqCst);
                 }
                 a = a.add(self.a_block);
                 b = b.add(LANES * WIDTH);
