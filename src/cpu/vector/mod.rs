@@ -90,13 +90,13 @@ pub trait Vector: Copy {
     }
 }
 
-/// Asks for the cache line at `address`, which may be any, to be brought near.
+/// Asks for the cache line at `address`, which may be any, to be in the L2 cache soon.
 #[inline(always)]
 pub fn prefetch<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint: it reads nothing that the program sees, and faults on no address. All x86-64 CPUs have it.
     unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast())
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast())
     };
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
