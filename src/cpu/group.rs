@@ -2,6 +2,7 @@
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use super::crew::Crew;
 use super::memory::Scratch;
 use super::team::{Ahead, Team};
 use super::vector::Isa;
@@ -44,9 +45,18 @@ impl Group {
         Ok(Group { threads, pool, isa: settings.isa, layers })
     }
 
-    /// Its threads, with memory that their tasks work in.
-    pub fn team<'a>(&self, scratch: &'a Scratch) -> Team<'a> {
-        Team { isa: self.isa, threads: self.threads, scratch, ahead: None }
+    /// Does `work` on its threads, whose tasks work in `scratch`.
+    pub fn run<R: Send>(&self, scratch: &Scratch, work: impl FnOnce(Team<'_>) -> R + Send) -> R {
+        let crew = &Crew::new();
+        self.pool.install(|| {
+            rayon::scope(|scope| {
+                for _ in 1..self.threads {
+                    scope.spawn(|_| crew.help());
+                }
+                let _ends = crew.ends();
+                work(Team { isa: self.isa, threads: self.threads, crew, scratch, ahead: None })
+            })
+        })
     }
 
     /// The first `bytes` of weights that `step` reads, where it has some that are read but once.

@@ -6,6 +6,7 @@
 mod ceilings;
 mod clock;
 mod conv;
+mod crew;
 mod direct;
 mod dropout;
 mod explain;

@@ -98,9 +98,8 @@ impl CpuSession {
         }
         let CpuSession { shared, plan, front, buffers, slot, scratch, images, seed, .. } = self;
         let (group, images) = (&shared.group, *images);
-        let team = group.team(scratch);
         let groups = Groups::new(images, group.threads);
-        group.pool.install(|| {
+        group.run(scratch, |team| {
             let whole: Vec<Parts<f32>> = buffers.iter_mut().map(|buffer| Parts::of(buffer)).collect();
             let run = Front {
                 shared,

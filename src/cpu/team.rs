@@ -2,17 +2,18 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rayon::prelude::*;
-
+use super::crew::Crew;
 use super::memory::Scratch;
 use super::vector::{Isa, prefetch};
 
-/// What a step computes with, on a thread of the pool that it is of.
+/// What a step computes with, on the thread that leads.
 #[derive(Clone, Copy)]
 pub struct Team<'a> {
     pub isa: Isa,
     /// Threads that share a step, at least 1.
     pub threads: usize,
+    /// The others.
+    pub crew: &'a Crew,
     pub scratch: &'a Scratch,
     /// What the threads will read when they are done with this, where there is time to ask for it.
     pub ahead: Option<&'a Ahead>,
@@ -61,12 +62,12 @@ impl Team<'_> {
     }
 
     /// Calls `task` with each number below `tasks`, on all threads, and returns when all are done. Tasks must not wait for each
-    /// other.
-    pub fn for_each(&self, tasks: usize, task: impl Fn(usize) + Sync + Send) {
+    /// other, and have a team of their own [alone](Self::alone).
+    pub fn for_each(&self, tasks: usize, task: impl Fn(usize) + Sync) {
         if self.threads == 1 || tasks <= 1 {
             (0..tasks).for_each(task);
         } else {
-            (0..tasks).into_par_iter().with_max_len(1).for_each(task);
+            self.crew.for_each(tasks, &task);
         }
     }
 }

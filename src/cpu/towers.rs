@@ -178,14 +178,13 @@ impl Tower {
     fn run(&mut self, images: usize, input: Input<'_>, link: Link, clock: &mut Clock) -> Option<()> {
         let Tower { index, shared, plans, buffers, joined, letter, scratch } = self;
         let (group, plan, other) = (&shared.groups[*index], &plans[*index], &plans[1 - *index]);
-        let team = group.team(scratch);
         let mut meets = false;
         for (place, step) in plan.steps.iter().enumerate() {
             // Taken out of the list, so that source and target can be borrowed at once; a plan never has them equal.
             let mut target = std::mem::take(&mut buffers[step.target]);
             let output = &mut target[..images * step.output.len()];
             // Threads of the group never wait for the other tower, which may need them for another session.
-            group.pool.install(|| match step.source {
+            group.run(scratch, |team| match step.source {
                 None => start(step, &shared.table, &team, input, output),
                 Some(source) => {
                     let source = if meets { &*joined } else { &buffers[source] };

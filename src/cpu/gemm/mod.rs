@@ -16,6 +16,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
+    use crate::cpu::crew::Crew;
     use crate::cpu::memory::Scratch;
     use crate::cpu::team::Team;
     use crate::cpu::vector::{Isa, LANES};
@@ -39,7 +40,7 @@ mod tests {
         }
         let mut target = vec![CANARY; m * pitch];
         let scratch = Scratch::default();
-        let team = Team { isa, threads: 1, scratch: &scratch, ahead: None };
+        let team = Team { isa, threads: 1, crew: &Crew::new(), scratch: &scratch, ahead: None };
         // SAFETY: the target has `pitch` elements a row, more than there are columns, and is this function's own.
         unsafe { panels.multiply(&team, taken, false, m, &a, Target { start: target.as_mut_ptr(), pitch }) };
         target

@@ -1,0 +1,173 @@
+//! Threads that wait awake for the next part of a run.
+//!
+//! A run of one picture has some thirty parts of a tenth of a millisecond, each of which needs the one before it. A thread that
+//! slept between two of them would be woken for as long as a part takes.
+
+use std::cell::UnsafeCell;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What one thread leads and others help with.
+pub struct Crew {
+    /// Odd while there is a part to help with, even between them; [`ENDED`] when there will be no more.
+    turn: AtomicUsize,
+    /// The part of this turn.
+    part: UnsafeCell<Part>,
+    /// The next task's number.
+    next: AtomicUsize,
+    /// Helpers that are at the part, or about to see that they came too late for it.
+    helping: AtomicUsize,
+}
+
+/// `tasks` calls of `task`. The reference is good while its turn lasts.
+#[derive(Clone, Copy)]
+struct Part {
+    task: &'static (dyn Fn(usize) + Sync),
+    tasks: usize,
+}
+
+const ENDED: usize = usize::MAX;
+
+/// Looks at the turn before a thread that waits lets others run: about as long as a thread takes to wake up.
+const PATIENCE: usize = 4096;
+
+// SAFETY: the part alone is not shared by itself: the leader writes it while `turn` is even and no helper is at it, and helpers
+// read it after they saw an odd turn and made themselves known, upon which the leader waits for them. All of these are sequentially
+// consistent.
+unsafe impl Sync for Crew {}
+
+impl Crew {
+    pub fn new() -> Self {
+        let part = UnsafeCell::new(Part { task: &|_| {}, tasks: 0 });
+        Crew { turn: AtomicUsize::new(0), part, next: AtomicUsize::new(0), helping: AtomicUsize::new(0) }
+    }
+
+    /// Calls `task` with each number below `tasks`, on this thread and on those that help, and returns when all are done. For one
+    /// thread alone, which leads; not from a task.
+    pub fn for_each(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        // SAFETY: the lifetime is left out; `Turn` ends the turn, and waits until no helper is at the part, before this returns or
+        // unwinds.
+        let task = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task) };
+        // SAFETY: no turn is on: no helper reads it.
+        unsafe { *self.part.get() = Part { task, tasks } };
+        self.next.store(0, Ordering::SeqCst);
+        self.turn.fetch_add(1, Ordering::SeqCst);
+        let _turn = Turn(self);
+        self.work(Part { task, tasks });
+    }
+
+    fn work(&self, Part { task, tasks }: Part) {
+        loop {
+            let number = self.next.fetch_add(1, Ordering::SeqCst);
+            if number >= tasks {
+                return;
+            }
+            task(number);
+        }
+    }
+
+    /// Helps until the leader has [ended](Self::ends) it.
+    pub fn help(&self) {
+        let (mut seen, mut looks) = (0, 0);
+        loop {
+            let turn = self.turn.load(Ordering::SeqCst);
+            if turn == ENDED {
+                return;
+            }
+            if turn % 2 == 1 && turn != seen {
+                (seen, looks) = (turn, 0);
+                self.helping.fetch_add(1, Ordering::SeqCst);
+                let _helping = Helping(self);
+                // The leader may have ended the turn before it could know of this thread.
+                if self.turn.load(Ordering::SeqCst) == turn {
+                    // SAFETY: the turn is on, and the leader waits for this thread from before it looked.
+                    self.work(unsafe { *self.part.get() });
+                }
+            } else {
+                pause(&mut looks);
+            }
+        }
+    }
+
+    /// Helpers are let go when this is dropped, after which nothing may be led.
+    pub fn ends(&self) -> Ends<'_> {
+        Ends(self)
+    }
+}
+
+/// The leader's; dropped, it lets the helpers go.
+pub struct Ends<'a>(&'a Crew);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.turn.store(ENDED, Ordering::SeqCst);
+    }
+}
+
+/// A turn of the leader's; dropped, it is over.
+struct Turn<'a>(&'a Crew);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.turn.fetch_add(1, Ordering::SeqCst);
+        let mut looks = 0;
+        while self.0.helping.load(Ordering::SeqCst) > 0 {
+            pause(&mut looks);
+        }
+    }
+}
+
+/// A helper at a part, until it is done or unwinds.
+struct Helping<'a>(&'a Crew);
+
+impl Drop for Helping<'_> {
+    fn drop(&mut self) {
+        self.0.helping.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn pause(looks: &mut usize) {
+    *looks += 1;
+    if *looks % PATIENCE == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    /// Every task of every part is done once, by whoever comes, before the next part begins.
+    #[test]
+    fn parts_follow_each_other() {
+        for helpers in [0, 1, 3] {
+            let crew = Crew::new();
+            let done: Vec<AtomicUsize> = (0..40).map(|_| AtomicUsize::new(0)).collect();
+            std::thread::scope(|scope| {
+                (0..helpers).for_each(|_| drop(scope.spawn(|| crew.help())));
+                for part in 0..2000 {
+                    let tasks = part % 40;
+                    crew.for_each(tasks, &|number| {
+                        done[number].fetch_add(1, Ordering::Relaxed);
+                    });
+                    assert!(done[..tasks].iter().all(|done| done.swap(0, Ordering::Relaxed) == 1), "part {part}");
+                }
+                drop(crew.ends());
+            });
+        }
+    }
+
+    /// A task's panic is the leader's, and no helper is left at the part.
+    #[test]
+    fn a_panic_ends_the_turn() {
+        let crew = Crew::new();
+        std::thread::scope(|scope| {
+            let helper = scope.spawn(|| catch_unwind(AssertUnwindSafe(|| crew.help())));
+            let part = || crew.for_each(100, &|number| assert!(number < 50, "planted"));
+            let led = catch_unwind(AssertUnwindSafe(part));
+            drop(crew.ends());
+            let helped = helper.join().unwrap();
+            assert!(led.is_err() || helped.is_err());
+            assert_eq!(crew.helping.load(Ordering::SeqCst), 0);
+        });
+    }
+}
