@@ -5,6 +5,7 @@
 
 mod micro;
 mod panels;
+mod row;
 
 pub use micro::{Product, WIDTH};
 pub use panels::{Packed, Panels, Target};

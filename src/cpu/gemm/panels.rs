@@ -7,6 +7,7 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use super::micro::{Product, Stored, WIDTH};
+use super::row::Row;
 use crate::Result;
 use crate::cpu::memory::{Memory, Scratch};
 use crate::cpu::team::{Ahead, Parts, Team};
@@ -134,21 +135,32 @@ impl<B: Packed> Panels<B> {
         assert_eq!(a.len(), rows * self.terms, "{rows} rows of {} terms", self.terms);
         assert!(panels.start < panels.end && panels.end <= self.panels(), "panels {panels:?}");
         team.scratch.with(panels.len() * WIDTH * rows, |sums| {
+            let mut places = vec![];
             for part in (0..self.terms).step_by(DEPTH) {
                 let depth = DEPTH.min(self.terms - part);
-                // SAFETY: `a` has `rows` rows of all terms, the values `depth` terms of each panel from this part's place on, and
-                // the sums, this call's own, the rows of as many panels.
+                // SAFETY: the values have `depth` terms of each panel from this part's place on.
+                let b = unsafe { self.values.as_ptr().add((part * self.panels() + panels.start * depth) * WIDTH) };
+                let (panels, c, accumulate) = (panels.len(), sums.as_mut_ptr(), part > 0);
+                if rows == 1 {
+                    let row = &a[part..part + depth];
+                    places.clear();
+                    places.extend((0..depth as u32).filter(|&term| row[term as usize] != 0.0));
+                    // SAFETY: the row has `depth` terms; the sums, this call's own, are those of as many panels.
+                    unsafe { team.isa.run(Row { terms: &places, a: row.as_ptr(), b, depth, panels, c, accumulate }) };
+                    continue;
+                }
+                // SAFETY: `a` has `rows` rows of all terms, and the sums, this call's own, the rows of as many panels.
                 unsafe {
                     team.isa.run(Product {
                         rows,
                         blocks: depth / LANES,
                         a: a.as_ptr().add(part * rows),
                         a_block: rows * LANES,
-                        b: self.values.as_ptr().add((part * self.panels() + panels.start * depth) * WIDTH),
-                        panels: panels.len(),
-                        c: sums.as_mut_ptr(),
+                        b,
+                        panels,
+                        c,
                         c_vector: rows * LANES,
-                        accumulate: part > 0,
+                        accumulate,
                     });
                 }
             }
