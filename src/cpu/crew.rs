@@ -127,7 +127,7 @@ impl Drop for Helping<'_> {
 
 fn pause(looks: &mut usize) {
     *looks += 1;
-    if *looks % PATIENCE == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+    if looks.is_multiple_of(PATIENCE) { std::thread::yield_now() } else { std::hint::spin_loop() }
 }
 
 #[cfg(test)]
