@@ -29,14 +29,21 @@ fn main() -> ExitCode {
     println!("peak of predict: {short:.1} MB over 1,000 rows, {long:.1} MB over 10,000; at most {GROWTH_MB} MB more");
 
     let (file, held) = full_width(folder.path());
-    let arguments = ["bench", "--device", "cpu", "--duration", "0", "--iterations", "1", "-b"].map(OsStr::new);
-    let batch = BATCH.to_string();
-    let more = [OsStr::new(&batch), OsStr::new("--checkpoint"), file.as_os_str()];
-    let full = peak_mb(arguments.into_iter().chain(more));
+    let full = recorded_peak_mb(&file);
     println!(
         "peak of bench -b {BATCH}: {full:.1} MB; weights and buffers are {held:.1} MB; at most {BESIDE_MB} MB more"
     );
     if long - short > GROWTH_MB || full - held > BESIDE_MB { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// What `bench` says of its own peak: the kernel's figure for a child begins with this process's, which has held the file.
+fn recorded_peak_mb(checkpoint: &Path) -> f64 {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_alexnet"));
+    command.args(["bench", "--device", "cpu", "--duration", "0.1", "--iterations", "1", "--json", "-b"]);
+    let output = command.arg(BATCH.to_string()).arg("--checkpoint").arg(checkpoint).output().expect("it starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let record: serde_json::Value = serde_json::from_slice(&output.stdout).expect("bench prints JSON");
+    record["results"][0]["peak_resident_bytes"].as_f64().expect("Linux tells it") / 1e6
 }
 
 /// A file of torchvision's network, and what its packed weights and buffers take in MB.
