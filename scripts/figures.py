@@ -73,10 +73,10 @@ def throughput(run):
     for record in of(run, "bench"):
         several = len({result["program"] for result in record["results"]}) > 1
         (groups if several else alone).append([record] if several else record)
-    return [part for group in [*groups, alone] for part in speeds(group)]
+    return [part for group in groups for part in speeds(group, ", programs in turns")] + speeds(alone, "")
 
 
-def speeds(records):
+def speeds(records, how):
     parts = []
     results = {}
     for record in records:
@@ -96,7 +96,7 @@ def speeds(records):
             own = programs["alexnet"]
             ratios = [f"{own[size] / max(others[size]):.2f}" if size in own and others[size] else "" for size in sizes]
             rows.append(["alexnet over the best other", *ratios])
-        parts.append(f"{model}, {precision}, {MODES[mode]}, images/s by batch size:\n\n" + table(["", *map(str, sizes)], rows))
+        parts.append(f"{model}, {precision}, {MODES[mode]}{how}, images/s by batch size:\n\n" + table(["", *map(str, sizes)], rows))
     return parts
 
 

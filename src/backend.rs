@@ -1,8 +1,8 @@
 //! The boundary between the network and the devices that run it.
 //!
 //! A [`Backend`] holds a network's weights, uploaded once. A [`Session`] holds the buffers of one [`Plan`] and runs it on
-//! batch after batch, and shows its layers; once its first run is over it allocates nothing of its own. A [`Pipeline`] takes
-//! batches of pixels ahead of time and gives back nothing but the best classes, as fast as the device can.
+//! batch after batch, and shows its layers; once its first run is over it allocates no more of the device's memory. A
+//! [`Pipeline`] takes batches of pixels ahead of time and gives back nothing but the best classes, as fast as the device can.
 
 use std::time::Duration;
 
@@ -36,13 +36,13 @@ pub trait Backend: Send + Sync {
     /// Buffers for `plan` on this device.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a plan of another network, [`Error::Device`] when the device cannot hold the buffers.
+    /// [`Error::Usage`] for a plan of another network, [`Error::DeviceMemory`] where a smaller batch may fit.
     fn session(&self, plan: Plan) -> Result<Box<dyn Session>>;
 
     /// A pipeline of `plan` that gives the `k` best classes of each image, `min(k, classes)`, at least one.
     ///
     /// # Errors
-    /// As [`session`](Self::session), [`Error::DeviceMemory`] where a smaller batch may fit.
+    /// As [`session`](Self::session).
     fn pipeline(&self, plan: Plan, k: usize, score: Score) -> Result<Box<dyn Pipeline>>;
 
     /// Memory that a pipeline of this device copies from fastest, `len` zeros.
@@ -211,7 +211,8 @@ pub trait Session: Send {
     /// Runs the plan on the images of `input`, at most the plan's batch. Results stay until the next run.
     ///
     /// # Errors
-    /// [`Error::Usage`] when the input is not a whole number of images or more than the plan's batch.
+    /// [`Error::Usage`] when the input is not a whole number of images or more than the plan's batch,
+    /// [`Error::DeviceMemory`] where a smaller batch may fit, [`Error::DeviceLost`] when the device failed.
     fn run(&mut self, input: Input<'_>) -> Result<()>;
 
     /// Logits of the last run, (N, classes).

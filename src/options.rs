@@ -27,8 +27,8 @@ pub struct Options {
     pub split: Option<Split>,
     /// Side of the square input; the variant's own where `None`.
     pub input_size: Option<usize>,
-    /// Threads that the CPU computes on; all of them where `None`. Weights are laid out, and [`Model`](crate::Model) decodes
-    /// files, on those of rayon's global pool.
+    /// Threads that the CPU computes on, and lays out its weights; all of them where `None`. [`Model`](crate::Model) decodes files,
+    /// and lays out a GPU's weights, on those of rayon's global pool.
     pub threads: Option<NonZeroUsize>,
     /// Longest time that a GPU may take for a batch before it is given up; a minute where `None`.
     pub patience: Option<Duration>,

@@ -168,7 +168,8 @@ impl Plan {
     }
 
     /// Checks what backends rely on: steps form a chain over buffers that are large enough, whose last one alone gives the
-    /// logits, and read weights that `network` has, in shapes that fit; LRN has the one exponent that kernels have, 0.75.
+    /// logits, and read weights that `network` has, in shapes that fit; nothing else is written where a kept output is; LRN has
+    /// the one exponent that kernels have, 0.75.
     /// Plans made by this type pass for their network; their fields are public.
     ///
     /// # Errors
@@ -200,6 +201,8 @@ impl Plan {
             let ends = step.logits == std::ptr::eq(step, self.logits());
             // Halves are made from a plan that was checked.
             let chained = linked && source != Some(step.target) && room && ends && step.half.is_none();
+            let writers = self.steps.iter().filter(|other| other.target == step.target).count();
+            let lasts = !step.kept || writers == 1;
             let weight_fits =
                 |index: usize, expected: &[usize]| parameters.get(index).is_some_and(|p| p.weight_shape == expected);
             let (from, to) = (step.input, step.output);
@@ -220,12 +223,17 @@ impl Plan {
                 StepKind::Linear { weights, .. } => (to.h, to.w) == (1, 1) && weight_fits(weights, &[to.c, from.len()]),
                 StepKind::MaxPool(pool) => from.c == to.c && windows(pool.kernel, pool.stride, 0),
                 StepKind::AvgPool => from.c == to.c && !to.is_empty(),
-                StepKind::Lrn(lrn) => from == to && from.c % lrn.scope.towers() == 0 && lrn.beta == LRN_BETA,
+                StepKind::Lrn(lrn) => {
+                    from == to
+                        && from.c % lrn.scope.towers() == 0
+                        && lrn.beta == LRN_BETA
+                        && (1..=MAX_LRN_SIZE).contains(&lrn.size)
+                }
                 StepKind::Dropout { .. } => from == to,
                 // A device's own, made from a plan that was checked.
                 StepKind::LrnMaxPool(..) | StepKind::MaxPoolLrn(..) => false,
             };
-            if !chained || !fits {
+            if !chained || !lasts || !fits {
                 return Err(Error::Usage(format!("a plan's step does not fit its network: {step:?}")));
             }
             (shape, source) = (to, Some(step.target));
@@ -252,6 +260,9 @@ impl Plan {
         step.ok_or_else(|| Error::Usage(format!("the plan was made without keeping '{name}'")))
     }
 }
+
+/// Channels that LRN may sum over: more than any network does, few enough to count in any type.
+const MAX_LRN_SIZE: usize = 1 << 12;
 
 /// LRN's exponent, the same in all variants: kernels take it with square roots instead of a power.
 pub(crate) const LRN_BETA: f64 = 0.75;

@@ -6,7 +6,7 @@
 use std::ffi::c_char;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 
 use alexnet::backend::Backend;
 use alexnet::cpu::{self, CpuBackend, Isa};
@@ -115,7 +115,13 @@ pub fn options(target: Target) -> Options {
 /// `weights` on `target`.
 pub fn backend(target: Target, weights: Weights) -> Box<dyn Backend> {
     if !target.cuda {
+        static TOLD: Once = Once::new();
         let best = cpu::Settings::new(THREADS);
+        if best.isa == Isa::PORTABLE {
+            TOLD.call_once(|| {
+                let _ = writeln!(std::io::stderr(), "tests of AVX2 pass unseen: this CPU lacks it, FMA or F16C");
+            });
+        }
         let isa = if target.portable { Isa::PORTABLE } else { best.isa };
         return Box::new(CpuBackend::new(weights, cpu::Settings { isa, ..best }).unwrap());
     }

@@ -165,7 +165,7 @@ fn plans_that_do_not_fit_are_refused() {
     let good = Plan::new(model.network(), 4, &["pool1"]).unwrap();
     good.check(model.network()).unwrap();
     type Break = fn(&mut Plan);
-    let broken: [(&str, Break); 12] = [
+    let broken: [(&str, Break); 13] = [
         ("a narrower last layer", |p| p.steps.last_mut().unwrap().output.c = 3),
         ("a small buffer", |p| p.buffers[0] -= 1),
         ("a missing buffer", |p| p.buffers.truncate(1)),
@@ -184,6 +184,7 @@ fn plans_that_do_not_fit_are_refused() {
                 }
             }
         }),
+        ("a kept output that a later step writes over", |p| p.steps[1].kept = true),
         ("no steps", |p| p.steps.clear()),
         ("logits in the middle", |p| p.steps[1].logits = true),
         ("no logits", |p| p.steps.last_mut().unwrap().logits = false),
@@ -199,6 +200,16 @@ fn plans_that_do_not_fit_are_refused() {
     }
     let other = Plan::new(Model::load("seed:0", &options(CPU)).unwrap().network(), 1, &[]).unwrap();
     assert!(other.check(model.network()).is_err());
+    // A sum of LRN over more channels than places are counted with.
+    let paper = Model::load("samples/shapes-paper.safetensors", &options(CPU)).unwrap();
+    let mut plan = Plan::new(paper.network(), 1, &[]).unwrap();
+    plan.check(paper.network()).unwrap();
+    let lrn = plan.steps.iter_mut().find_map(|step| match &mut step.kind {
+        StepKind::Lrn(lrn) => Some(lrn),
+        _ => None,
+    });
+    lrn.expect("the paper's").size = usize::MAX;
+    assert!(matches!(plan.check(paper.network()), Err(Error::Usage(_))));
 }
 
 /// With `deterministic`, an image's logits are the same bits in any batch, at any place in it.

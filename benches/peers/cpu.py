@@ -12,6 +12,7 @@ The others get pixels that are normalised already, as the tensors that they like
 """
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -77,7 +78,6 @@ def compare(args):
     import cpu_summary
     import cpu_turns
     import onnx_network
-    import record as records
     import task as tasks
 
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
@@ -87,9 +87,21 @@ def compare(args):
         converter = Path(sys.prefix) / "bin/mnnconvert"
         tasks.run([converter, "-f", "ONNX", "--modelFile", task.folder / "network.onnx", "--MNNModel", task.folder / "network.mnn",
                    "--bizCode", "alexnet"])  # fmt: skip
-    sizes = list(map(int, args.batch_sizes))
-    peaks = cpu_turns.memory(args, cpu_summary.BATCH) if cpu_summary.BATCH in sizes else {}
-    peers = [cpu_turns.Peer(name, args) for name in args.runtimes]
+    peaks = cpu_turns.memory(args, cpu_summary.BATCH) if str(cpu_summary.BATCH) in args.batch_sizes else {}
+    with contextlib.ExitStack() as ends:
+        peers = [ends.enter_context(cpu_turns.Peer(name, args)) for name in args.runtimes]
+        record = interleaved(args, task, peers, peaks)
+    if args.model == "torchvision":
+        record.cold_start(cpu_start.measure(args, task))
+    return cpu_summary.show(record.fields)
+
+
+def interleaved(args, task, peers, peaks):
+    """The record of all programs' turns, with the most memory that each had in use."""
+    import cpu_summary
+    import cpu_turns
+    import record as records
+
     versions = {RUNTIMES[peer.name][0]: peer.version for peer in peers}
     machine = records.machine("alexnet and CPU runtimes, interleaved", f"CPU, {args.threads} threads, float32", versions)
     notes = [
@@ -100,7 +112,7 @@ def compare(args):
     ]
     record = records.Record(args.output, machine, task.subject(args.threads), 0.5, args.duration * args.rounds, 3 * args.rounds, notes)
     one_thread = ("alexnet", cpu_summary.ONE_THREAD)
-    for size in sizes:
+    for size in map(int, args.batch_sizes):
         for peer in peers:
             peer.run(size, 0.1)  # agrees and is warm, or ends the run
         turns = {("alexnet", None): cpu_turns.Own(args, args.threads)}
@@ -116,11 +128,7 @@ def compare(args):
             result = records.result(*program, "compute", "float32", size, times)
             result["peak_resident_bytes"] = fresh.get(program) if size == cpu_summary.BATCH else None
             record.add(result)
-    for peer in peers:
-        peer.end()
-    if args.model == "torchvision":
-        record.cold_start(cpu_start.measure(args, task))
-    return cpu_summary.show(record.fields)
+    return record
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 
 
 class Peer:
-    """A worker process, stopped unless it is asked."""
+    """A worker process, stopped unless it is asked, and gone with the block that it is the context of."""
 
     def __init__(self, name, args):
         command = [sys.executable, HERE / "cpu_worker.py", name, args.alexnet, args.model, args.folder, str(args.threads)]
@@ -40,8 +40,14 @@ class Peer:
         times = [time / batches for time in answer["seconds"] for _ in range(batches)]
         return times, answer["peak_resident_bytes"]
 
-    def end(self):
-        os.kill(self.process.pid, signal.SIGCONT)
+    def __enter__(self):
+        return self
+
+    def __exit__(self, error, *_):
+        if error:
+            self.process.kill()  # stopped or not
+        else:
+            os.kill(self.process.pid, signal.SIGCONT)
         self.process.stdin.close()
         self.process.wait()
 
@@ -66,7 +72,6 @@ def memory(args, size):
     """By name, the most memory that a fresh process of each program has in use which runs batches of `size` alone."""
     peaks = {"alexnet": Own(args, args.threads).run(size, 1.0)[1]}
     for name in args.runtimes:
-        peer = Peer(name, args)
-        peaks[name] = peer.run(size, 1.0)[1]
-        peer.end()
+        with Peer(name, args) as peer:
+            peaks[name] = peer.run(size, 1.0)[1]
     return peaks

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use alexnet::image::{DecodeOptions, Decoder, Exif};
@@ -35,7 +36,7 @@ pub struct DeviceArgs {
     /// auto, cpu, cuda, cuda:N, or cuda:N,N,..: several GPUs, which take batches in turn.
     #[arg(long, default_value = "auto")]
     pub device: Device,
-    /// Scores whose bits do not depend on the batch that a picture is in; needs a GPU.
+    /// On a GPU, scores whose bits do not depend on the batch that a picture is in; on the CPU they never do.
     #[arg(long)]
     pub deterministic: bool,
     /// Longest time that a GPU may take for a batch before the run is given up.
@@ -88,10 +89,17 @@ impl DeviceArgs {
         }
     }
 
-    /// Has weights read and laid out on as many threads as well, if it is called before any are.
-    pub fn limit_threads(&self) {
-        // Fails where rayon's own threads run already: then it was called before.
-        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads(self.workers)).build_global();
+    /// Has files decoded and weights read on as many threads as well: rayon's own, which the first call starts.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where they cannot be started.
+    pub fn limit_threads(&self) -> Result<()> {
+        static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
+        let count = threads(self.workers);
+        let start =
+            || rayon::ThreadPoolBuilder::new().num_threads(count).build_global().map_err(|error| error.to_string());
+        let started = STARTED.get_or_init(start).clone();
+        started.map_err(|error| Error::Device(format!("cannot start {count} threads: {error}; lower -j")))
     }
 
     /// The same as arguments of another process.

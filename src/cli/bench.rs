@@ -81,7 +81,7 @@ fn percent(text: &str) -> std::result::Result<f64, String> {
 }
 
 pub fn run(args: &Args) -> Result<Outcome> {
-    args.device.limit_threads();
+    args.device.limit_threads()?;
     args.outputs.check()?;
     let peers = peers::read(&args.peers)?;
     let files = Files::new(&args.inputs)?;

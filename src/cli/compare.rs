@@ -55,7 +55,7 @@ struct Loaded {
 }
 
 pub fn run(args: &Args) -> Result<Outcome> {
-    args.device.limit_threads();
+    args.device.limit_threads()?;
     args.check()?;
     args.outputs.check()?;
     let Loaded { models, on_gpu, checkpoint } = args.load()?;

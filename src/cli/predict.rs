@@ -55,7 +55,7 @@ enum OutputType {
 }
 
 pub fn run(args: &Args) -> Result<Outcome> {
-    args.device.limit_threads();
+    args.device.limit_threads()?;
     // A misspelt input is reported before weights are read, and weights that do not fit before any picture is.
     let sources = Sources::expand(&args.inputs)?;
     args.protect_inputs(&sources)?;

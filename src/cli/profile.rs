@@ -45,7 +45,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<Outcome> {
-    args.device.limit_threads();
+    args.device.limit_threads()?;
     args.outputs.check()?;
     if args.trace.is_some() && args.trace == args.trtexec {
         return Err(Error::Usage("--trtexec and --trace name one file; give each its own".into()));

@@ -3,7 +3,7 @@
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::crew::Crew;
-use super::memory::Scratch;
+use super::memory::{Scratch, unless_refused};
 use super::team::{Ahead, Team};
 use super::vector::Isa;
 use super::{Settings, conv, linear};
@@ -45,10 +45,14 @@ impl Group {
         Ok(Group { threads, pool, isa: settings.isa, layers })
     }
 
-    /// Does `work` on its threads, whose tasks work in `scratch`.
-    pub fn run<R: Send>(&self, scratch: &Scratch, work: impl FnOnce(Team<'_>) -> R + Send) -> R {
+    /// Does `work` on its threads, whose tasks work in `scratch`. `work` must not wait for rayon's threads, all of which help. A run
+    /// that ends while another thread begins one may find that one's work before it returns.
+    ///
+    /// # Errors
+    /// [`Error::DeviceMemory`] where the system refuses what `scratch` is asked for.
+    pub fn run<R: Send>(&self, scratch: &Scratch, work: impl FnOnce(Team<'_>) -> R + Send) -> Result<R> {
         let crew = &Crew::new();
-        self.pool.install(|| {
+        let lead = || {
             rayon::scope(|scope| {
                 for _ in 1..self.threads {
                     scope.spawn(|_| crew.help());
@@ -56,7 +60,8 @@ impl Group {
                 let _ends = crew.ends();
                 work(Team { isa: self.isa, threads: self.threads, crew, scratch, ahead: None })
             })
-        })
+        };
+        unless_refused(|| self.pool.install(lead))
     }
 
     /// The first `bytes` of weights that `step` reads, where it has some that are read but once.
@@ -98,6 +103,33 @@ impl PackedLayer {
         match self {
             PackedLayer::Conv(filters) => filters.width(),
             PackedLayer::Linear(matrix) => matrix.width(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Whoever is refused memory, the run ends with that, and the next one is whole.
+    #[test]
+    fn refused_memory_ends_the_run() {
+        let group = Group::new(&Settings::new(3), 3, std::iter::empty()).unwrap();
+        let scratch = Scratch::default();
+        for asking in 0..8 {
+            let run = |most: usize| {
+                let done = AtomicUsize::new(0);
+                let task = |task: usize| {
+                    let len = if task == asking { most } else { 16 };
+                    scratch.with(len, |piece| done.fetch_add(piece.len() / len, Ordering::Relaxed));
+                };
+                group.run(&scratch, |team| team.for_each(8, task)).map(|()| done.into_inner())
+            };
+            let refused = run(usize::MAX / 8);
+            assert!(matches!(refused, Err(Error::DeviceMemory(_))), "task {asking}: {refused:?}");
+            assert_eq!(run(32).unwrap(), 8, "task {asking}");
         }
     }
 }

@@ -12,6 +12,9 @@ use crate::{Error, Result};
 /// Tasks a thread, so that one that is held up leaves work to the others.
 const TASKS: usize = 4;
 
+/// Elements a task of those that lay out the inputs: below that a task costs more than it does.
+const BLOCKED: usize = 1 << 14;
+
 /// The least that half precision rounds to infinity.
 const BEYOND_FLOAT16: f32 = 65520.0;
 
@@ -39,7 +42,7 @@ impl Matrix {
             match rows.iter().find(|weight| weight.abs() >= BEYOND_FLOAT16) {
                 None => Ok(()),
                 Some(weight) => Err(Error::Usage(format!(
-                    "a weight of {weight} is beyond float16's range, which ends at 65504; leave --precision out"
+                    "{weights} has a weight of {weight}, beyond the range of float16; say --precision float32"
                 ))),
             }
         };
@@ -90,25 +93,35 @@ fn multiply<B: Packed>(
     source: &[f32],
     target: &mut [f32],
 ) {
-    let columns = panels.columns();
+    let (columns, inputs) = (panels.columns(), source.len() / images);
     assert_eq!(target.len(), images * columns, "the output of {images} images");
+    assert_eq!(source.len(), images * inputs, "the input of {images} images");
+    assert_eq!(inputs.next_multiple_of(LANES), panels.terms(), "{inputs} inputs");
     team.scratch.with(images * panels.terms(), |blocked| {
-        let inputs = source.len() / images;
-        for (block, blocked) in blocked.chunks_exact_mut(images * LANES).enumerate() {
-            for (row, source) in blocked.chunks_exact_mut(LANES).zip(source.chunks_exact(inputs)) {
-                let run = (inputs - block * LANES).min(LANES);
-                row[..run].copy_from_slice(&source[block * LANES..][..run]);
-                row[run..].fill(0.0);
+        let blocks = Parts::of(blocked);
+        let (count, task_blocks) = (panels.terms() / LANES, BLOCKED.div_ceil(images * LANES));
+        team.for_each(count.div_ceil(task_blocks), |task| {
+            for block in task * task_blocks..count.min((task + 1) * task_blocks) {
+                // SAFETY: there are `count` blocks of `images` rows, and this one is this task's alone.
+                let rows = unsafe {
+                    let start = blocks.start().add(block * images * LANES);
+                    std::slice::from_raw_parts_mut(start.cast::<[f32; LANES]>(), images)
+                };
+                for (row, source) in rows.iter_mut().zip(source.chunks_exact(inputs)) {
+                    let run = (inputs - block * LANES).min(LANES);
+                    row[..run].copy_from_slice(&source[block * LANES..][..run]);
+                    row[run..].fill(0.0);
+                }
             }
-        }
-        let (target, blocked) = (&Parts::of(target), &*blocked);
+        });
+        let (alone, target, blocked) = (&team.alone(), &Parts::of(target), &*blocked);
         let tasks = (TASKS * team.threads).min(panels.panels());
         team.for_each(tasks, |task| {
             let share = |task: usize| panels.panels() * task / tasks;
             // SAFETY: `target` has `columns` elements a row, and each task its own panels' columns of them.
             unsafe {
                 let target = Target { start: target.start(), pitch: columns };
-                panels.multiply(team, share(task)..share(task + 1), relu, images, blocked, target);
+                panels.multiply(alone, share(task)..share(task + 1), relu, images, blocked, target);
             }
         });
     });

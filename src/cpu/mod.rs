@@ -78,6 +78,13 @@ impl Settings {
         Settings { threads, float16: false, isa: Isa::best() }
     }
 
+    fn check(&self) -> Result<()> {
+        match self.threads {
+            0 => Err(Error::Usage("the CPU computes on one thread at least".into())),
+            _ => Ok(()),
+        }
+    }
+
     fn precision(&self) -> Precision {
         if self.float16 { Precision::Float16 } else { Precision::Float32 }
     }
@@ -99,8 +106,9 @@ impl CpuBackend {
     ///
     /// # Errors
     /// [`Error::Weights`] with every tensor that is not finite, [`Error::Device`] when the threads cannot be started or memory is
-    /// short, [`Error::Usage`] for weights that the settings' type does not hold.
+    /// short, [`Error::Usage`] for no threads, and for weights that the settings' type does not hold.
     pub fn new(weights: impl Into<StoredWeights>, settings: Settings) -> Result<Self> {
+        settings.check()?;
         let (network, layers) = weights.into().into_parts();
         let group = Group::new(&settings, settings.threads, weighted(&network)?.zip(layers))?;
         let table = Table::new(&network.variant.preprocess);
@@ -161,16 +169,13 @@ fn threads(count: usize) -> String {
 }
 
 fn pixels(len: usize) -> Result<Pixels> {
-    Pixels::zeroed(len).ok_or_else(|| {
-        Error::DeviceMemory(format!("not enough memory for {} MB of pixels; lower --batch-size", len >> 20))
-    })
+    Pixels::zeroed(len).ok_or_else(|| memory::refused(len, 1, &"the system refuses it"))
 }
 
 /// `len` zeros, which take memory only once they are written, or an error where the system refuses that much.
 fn zeroed(len: usize) -> Result<Vec<f32>> {
-    bytemuck::allocation::try_zeroed_vec(len).map_err(|()| {
-        Error::Device(format!("not enough memory for a buffer of {} MB; lower --batch-size", (len * 4) >> 20))
-    })
+    bytemuck::allocation::try_zeroed_vec(len)
+        .map_err(|()| memory::refused(len, size_of::<f32>(), &"the system refuses it"))
 }
 
 /// The first step: pixels are preprocessed, a tensor is taken as it is.
@@ -200,7 +205,7 @@ fn run_step(step: &Step, group: &Group, team: &Team<'_>, images: usize, seed: u6
         StepKind::Lrn(lrn) => lrn::forward(&lrn, step, team, source, output),
         StepKind::MaxPool(pool) => pool::max(pool, step.input, step.output, team, source, output),
         StepKind::AvgPool => pool::adaptive_avg(step.input, step.output, team, source, output),
-        StepKind::Dropout { p, layer } => dropout::forward(p, layer, seed, source, output),
+        StepKind::Dropout { p, layer } => dropout::forward(p, layer, seed, team, source, output),
         StepKind::Preprocess { .. } => unreachable!("only the first step, which has no source"),
         StepKind::LrnMaxPool(..) | StepKind::MaxPoolLrn(..) => unreachable!("Plan::check refuses a device's own steps"),
     }

@@ -112,13 +112,12 @@ impl Window {
                 for row in 0..self.rows {
                     for column in 0..self.columns {
                         let from = self.source.add(row * self.row_pitch + column * self.channels + channel);
-                        let value = if part == LANES { V::load(from) } else { V::load_part(from, part) };
+                        let value = V::load_part(from, part);
                         result = if MAX { result.max_or_nan(value) } else { result.add(value) };
                     }
                 }
                 let result = if MAX { result } else { result.div(count) };
-                let to = self.target.add(channel);
-                if part == LANES { result.store(to) } else { result.store_part(to, part) }
+                result.store_part(self.target.add(channel), part);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! A plan's buffers, and its run.
 //!
 //! Up to the fully connected layers a picture's way does not meet another's: groups of pictures go through all those steps, each
-//! group on one thread, so that what lies between them stays in the caches. Fewer pictures than that takes are one group, whose
+//! group on one thread, so that what lies between them stays in the caches. Pictures too few to divide evenly are one group, whose
 //! steps all threads share.
 
 use std::sync::Arc;
@@ -56,7 +56,7 @@ impl Groups {
         if threads == 1 || images >= threads && even {
             Groups { count: count.min(images), alone: true }
         } else {
-            Groups { count: images.div_ceil(GROUP * threads), alone: false }
+            Groups { count: 1, alone: false }
         }
     }
 }
@@ -65,7 +65,7 @@ impl CpuSession {
     /// For `plan`, which has been checked.
     ///
     /// # Errors
-    /// [`Error::Device`](crate::Error::Device) where memory is short.
+    /// [`Error::DeviceMemory`](crate::Error::DeviceMemory) where memory is short.
     pub fn new(shared: Arc<Shared>, plan: Plan) -> Result<Self> {
         let joint = |step: &Step| matches!(step.kind, StepKind::Linear { .. } | StepKind::Dropout { .. });
         let front = plan.steps.iter().position(joint).unwrap_or(plan.steps.len());
@@ -77,7 +77,8 @@ impl CpuSession {
                 false => slot[step.target] = len.max(slot[step.target]),
             }
         }
-        let buffers = whole.into_iter().map(|elements| Memory::zeroed(elements * plan.batch)).collect::<Result<_>>()?;
+        let buffers =
+            whole.into_iter().map(|elements| Memory::of_batch(elements * plan.batch)).collect::<Result<_>>()?;
         let scratch = Scratch::default();
         Ok(CpuSession { shared, plan, front, buffers, slot, scratch, images: 0, seed: 0, top_k: TopK::default() })
     }
@@ -129,8 +130,7 @@ impl CpuSession {
                 run_step(step, group, &team, images, *seed, source, target);
                 clock.done(|| layers(step));
             }
-        });
-        Ok(())
+        })
     }
 }
 

@@ -44,6 +44,7 @@ impl CpuTowers {
     /// # Errors
     /// As [`CpuBackend::new`](super::CpuBackend::new), and [`Error::Usage`] naming a layer that cannot be divided.
     pub fn new(weights: impl Into<StoredWeights>, settings: Settings) -> Result<Self> {
+        settings.check()?;
         let weights = weights.into();
         let plans = split::towers(&Plan::new(weights.network(), 1, &[])?)?;
         let (network, layers) = weights.into_parts();
@@ -152,6 +153,7 @@ struct Tower {
     joined: Vec<f32>,
     /// (N, H, W, channels that the other takes), on its way. The towers swap theirs wherever they meet.
     letter: Vec<f32>,
+    letter_len: usize,
     scratch: Scratch,
 }
 
@@ -163,7 +165,8 @@ impl Tower {
         let (joined, letter) = (joined.unwrap_or(0) * plan.batch, letter.unwrap_or(0) * plan.batch);
         let buffers = plan.buffers.iter().map(|elements| zeroed(elements * plan.batch)).collect::<Result<_>>()?;
         let (joined, letter) = (zeroed(joined)?, zeroed(letter)?);
-        Ok(Tower { index, shared, plans, buffers, joined, letter, scratch: Scratch::default() })
+        let letter_len = letter.len();
+        Ok(Tower { index, shared, plans, buffers, joined, letter, letter_len, scratch: Scratch::default() })
     }
 
     fn group(&self) -> &Group {
@@ -174,28 +177,36 @@ impl Tower {
         format!("tower {}, {} of the CPU", self.index, threads(self.group().threads))
     }
 
-    /// Runs the tower's plan; `None` where the other is gone.
-    fn run(&mut self, images: usize, input: Input<'_>, link: Link, clock: &mut Clock) -> Option<()> {
-        let Tower { index, shared, plans, buffers, joined, letter, scratch } = self;
+    /// Runs the tower's plan, or what it can of it without the other, which ends early by an error of its own.
+    ///
+    /// # Errors
+    /// As [`Group::run`].
+    fn run(&mut self, images: usize, input: Input<'_>, link: Link, clock: &mut Clock) -> Result<()> {
+        let Tower { index, shared, plans, buffers, joined, letter, letter_len, scratch } = self;
         let (group, plan, other) = (&shared.groups[*index], &plans[*index], &plans[1 - *index]);
+        letter.resize(*letter_len, 0.0); // one that was on its way when a run ended early is gone
         let mut meets = false;
         for (place, step) in plan.steps.iter().enumerate() {
             // Taken out of the list, so that source and target can be borrowed at once; a plan never has them equal.
             let mut target = std::mem::take(&mut buffers[step.target]);
             let output = &mut target[..images * step.output.len()];
             // Threads of the group never wait for the other tower, which may need them for another session.
-            group.run(scratch, |team| match step.source {
+            let done = group.run(scratch, |team| match step.source {
                 None => start(step, &shared.table, &team, input, output),
                 Some(source) => {
                     let source = if meets { &*joined } else { &buffers[source] };
                     run_step(step, group, &team, images, 0, &source[..images * step.input.len()], output);
                 }
             });
+            buffers[step.target] = target;
+            done?;
+            let output = &buffers[step.target][..images * step.output.len()];
             clock.done(|| Work::Layers(step.layers.clone()));
             meets = step.is_joined();
             if meets {
                 group.pool.install(|| write(step, output, letter));
-                *letter = link.swap(std::mem::take(letter))?;
+                let Some(received) = link.swap(std::mem::take(letter)) else { return Ok(()) };
+                *letter = received;
                 if let Some(next) = plan.steps.get(place + 1) {
                     let from = &other.steps[place];
                     let joined = &mut joined[..images * step.room()];
@@ -204,9 +215,8 @@ impl Tower {
                     clock.done(|| Work::Join { layer: next.layers[0], bytes });
                 }
             }
-            buffers[step.target] = target;
         }
-        Some(())
+        Ok(())
     }
 
     /// The output of the step of index `step`, of a run of `images` images.
@@ -292,9 +302,9 @@ impl TowersSession {
             let thread = thread.spawn_scoped(scope, || second.run(images, input, second_link, second_clock));
             let thread =
                 thread.map_err(|e| Error::Device(format!("cannot start a thread for the second tower: {e}")))?;
-            first.run(images, input, first_link, first_clock);
-            // A tower without the other ends early; whichever panicked is heard of.
-            thread.join().map(|_| ()).or_else(|panic| resume_unwind(panic))
+            let first = first.run(images, input, first_link, first_clock);
+            // A tower without the other ends early; whichever failed is heard of.
+            first.and(thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
         })
     }
 }
@@ -383,7 +393,7 @@ mod tests {
         }
     }
 
-    /// Either tower's panic is the run's, and the other does not wait for it.
+    /// Either tower's panic is the run's, and the other does not wait for it; the session can be run again.
     #[test]
     fn a_panic_in_a_tower_ends_the_run() {
         let checkpoint = crate::demo_checkpoint();
@@ -394,9 +404,13 @@ mod tests {
         for tower in [0, 1] {
             let mut session = towers.open(plan.clone()).unwrap();
             session.run(Input::Pixels(&pixels)).unwrap();
-            session.towers[tower].joined = vec![]; // the first join needs it
+            let expected = session.logits().unwrap().to_vec();
+            let joined = std::mem::take(&mut session.towers[tower].joined); // the first join needs it
             let run = || session.run(Input::Pixels(&pixels));
             catch_unwind(AssertUnwindSafe(run)).expect_err("a tower panics");
+            session.towers[tower].joined = joined;
+            session.run(Input::Pixels(&pixels)).unwrap();
+            assert_eq!(session.logits().unwrap(), expected);
         }
     }
 }

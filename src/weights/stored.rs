@@ -1,5 +1,6 @@
 //! Weights whose values are where the checkpoint has them.
 
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -74,6 +75,13 @@ impl From<Weights> for StoredWeights {
         });
         let tensors = tensors.collect();
         StoredWeights::new(&PathBuf::from("weights in memory"), network, tensors)
+    }
+}
+
+/// The file and the weight's name in it.
+impl fmt::Display for StoredLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.weight.1)
     }
 }
 

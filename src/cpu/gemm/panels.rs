@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::micro::{Product, Stored, WIDTH};
 use super::row::Row;
 use crate::Result;
-use crate::cpu::memory::{Memory, Scratch};
+use crate::cpu::memory::Memory;
 use crate::cpu::team::{Ahead, Parts, Team};
 use crate::cpu::vector::{Kernel, LANES, Vector};
 
@@ -68,25 +68,24 @@ impl<B: Packed> Panels<B> {
     ) -> Result<Self> {
         let columns = bias.len();
         let (terms, panels) = (given.next_multiple_of(LANES), columns.div_ceil(WIDTH));
-        let mut values: Memory<B> = Memory::zeroed(panels * terms * WIDTH)?;
-        let (parts, scratch) = (&Parts::of(&mut values), Scratch::default());
-        let pack_panel = |panel: usize| {
+        let mut values: Memory<B> = Memory::of_weights(panels * terms * WIDTH)?;
+        let parts = &Parts::of(&mut values);
+        let pack_panel = |rows: &mut Vec<f32>, panel: usize| {
             let first = panel * WIDTH;
             let filled = (columns - first).min(WIDTH);
-            scratch.with(filled * given, |rows| {
-                read(first, rows)?;
-                transpose(rows, given, taps, |term, row| {
-                    let part = term / DEPTH * DEPTH;
-                    let depth = DEPTH.min(terms - part);
-                    let target = (part * panels + panel * depth + term - part) * WIDTH;
-                    // SAFETY: parts before have DEPTH terms of every panel, panels before `depth` terms: the place is this
-                    // panel's alone, and less than panels * terms * WIDTH.
-                    unsafe { parts.start().add(target).cast::<[B; WIDTH]>().write_unaligned(B::pack(row)) };
-                });
-                Ok(())
-            })
+            rows.resize(filled * given, 0.0);
+            read(first, rows)?;
+            transpose(rows, given, taps, |term, row| {
+                let part = term / DEPTH * DEPTH;
+                let depth = DEPTH.min(terms - part);
+                let target = (part * panels + panel * depth + term - part) * WIDTH;
+                // SAFETY: parts before have DEPTH terms of every panel, panels before `depth` terms: the place is this panel's
+                // alone, and less than panels * terms * WIDTH.
+                unsafe { parts.start().add(target).cast::<[B; WIDTH]>().write_unaligned(B::pack(row)) };
+            });
+            Ok(())
         };
-        let packed = (0..panels).into_par_iter().map(pack_panel);
+        let packed = (0..panels).into_par_iter().map_init(Vec::new, pack_panel);
         packed.find_first(Result::is_err).unwrap_or(Ok(()))?;
         bias.resize(panels * WIDTH, 0.0);
         Ok(Panels { values, terms, columns, bias })
@@ -230,8 +229,7 @@ impl Kernel for Finish {
                 for row in 0..self.rows {
                     let sum = V::load(self.sums.add(column * self.rows + row * LANES)).add(bias);
                     let sum = if self.relu { zero.max(sum) } else { sum };
-                    let target = self.target.add(row * self.pitch + column);
-                    if part == LANES { sum.store(target) } else { sum.store_part(target, part) }
+                    sum.store_part(self.target.add(row * self.pitch + column), part);
                 }
             }
         }

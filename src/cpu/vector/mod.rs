@@ -67,6 +67,10 @@ pub trait Vector: Copy {
     /// As [`load`](Self::load), for `count` elements, at most [`LANES`].
     #[inline(always)]
     unsafe fn load_part(from: *const f32, count: usize) -> Self {
+        if count == LANES {
+            // SAFETY: the caller's promise.
+            return unsafe { Self::load(from) };
+        }
         let mut lanes = [0.0; LANES];
         // SAFETY: the caller allows reading `count`, which `lanes` has room for, and the instructions.
         unsafe {
@@ -81,6 +85,10 @@ pub trait Vector: Copy {
     /// As [`store`](Self::store), for `count` elements, at most [`LANES`].
     #[inline(always)]
     unsafe fn store_part(self, to: *mut f32, count: usize) {
+        if count == LANES {
+            // SAFETY: the caller's promise.
+            return unsafe { self.store(to) };
+        }
         let mut lanes = [0.0; LANES];
         // SAFETY: `lanes` has room for all, and the caller allows writing `count`.
         unsafe {

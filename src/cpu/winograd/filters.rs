@@ -66,7 +66,7 @@ impl Filters {
                 start += points * panels * channels * WIDTH;
             }
         }
-        let mut values: Memory<f32> = Memory::zeroed(start)?;
+        let mut values: Memory<f32> = Memory::of_weights(start)?;
         let parts = &Parts::of(&mut values[..start]);
         let packed = Packed { geometry: &geometry, channels, weights };
         blocks.par_iter().for_each(|block| {

@@ -15,7 +15,6 @@ mod transform;
 pub use filters::Filters;
 
 use crate::net::{Conv, Shape};
-use matrices::MAX_POINTS;
 use tiles::{Tile, cover};
 
 /// How a convolution is computed: pure data.
@@ -94,6 +93,7 @@ impl Geometry {
         };
         let (down, across) = (sizes(&self.down), sizes(&self.across));
         let tiles = if down == across { down } else { format!("{down} rows, {across} columns") };
-        format!("Winograd, {MAX_POINTS} points, {} taps: {tiles}", self.taps)
+        let (most_down, most_across) = self.points();
+        format!("Winograd, {} points, {} taps: {tiles}", most_down.max(most_across), self.taps)
     }
 }

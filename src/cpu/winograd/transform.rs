@@ -284,7 +284,7 @@ impl OutputRow<'_> {
                         let sum = y[row].add(bias);
                         let sum = if self.relu { zero.max(sum) } else { sum };
                         let target = target.add(row * self.row_pitch);
-                        if part == LANES { sum.store(target) } else { sum.store_part(target, part) }
+                        sum.store_part(target, part);
                     }
                 });
             }
