@@ -83,7 +83,10 @@ def speeds(records, how):
         for result in record["results"]:
             key = (record["model"], result["precision"], result["mode"])
             name = ", ".join(filter(None, (result["program"], result["configuration"])))
-            results.setdefault(key, {}).setdefault(name, {})[result["batch_size"]] = result["samples_per_sec"]
+            sizes = results.setdefault(key, {}).setdefault(name, {})
+            if result["batch_size"] in sizes:
+                sys.exit(f"two results of {name}, {', '.join(key)}, batch {result['batch_size']} in one run's records: no table tells them apart")
+            sizes[result["batch_size"]] = result["samples_per_sec"]
     for (model, precision, mode), programs in results.items():
         sizes = sorted({size for speeds in programs.values() for size in speeds})
         rows = [

@@ -1,4 +1,4 @@
-//! Whole files: read only where reading ends, written so that a reader sees the old file or the new one.
+//! Files: opened only where reading ends, written so that a reader sees the old file or the new one.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
@@ -14,15 +14,21 @@ use crate::{Error, Result};
 /// # Errors
 /// The reason, without the file's name.
 pub(crate) fn open_regular(path: &Path, limit: u64) -> Result<(File, u64), String> {
-    let metadata = fs::metadata(path).map_err(unreadable)?;
-    if !metadata.is_file() {
-        let kind = if metadata.is_dir() { "a folder" } else { "a pipe, a socket or a device" };
-        return Err(format!("not a regular file but {kind}"));
-    }
-    if metadata.len() > limit {
-        return Err(too_large(metadata.len(), limit));
-    }
-    Ok((File::open(path).map_err(unreadable)?, metadata.len()))
+    let check = |metadata: fs::Metadata| {
+        if !metadata.is_file() {
+            let kind = if metadata.is_dir() { "a folder" } else { "a pipe, a socket or a device" };
+            return Err(format!("not a regular file but {kind}"));
+        }
+        match metadata.len() {
+            len if len > limit => Err(too_large(len, limit)),
+            len => Ok(len),
+        }
+    };
+    check(fs::metadata(path).map_err(unreadable)?)?;
+    let file = File::open(path).map_err(unreadable)?;
+    // Another may have taken its name meanwhile.
+    let len = check(file.metadata().map_err(unreadable)?)?;
+    Ok((file, len))
 }
 
 /// The bytes of a file that [`open_regular`] opens.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! net      six networks as constant data ──┐
-//! weights  .safetensors, .pth, seed:N ─────┼─> Weights ──> Backend (weights on a device, once)
+//! weights  .safetensors, .pth, seed:N ─────┼─> StoredWeights, Weights ──> Backend (weights on a device, once)
 //!                                          └─> Plan ─────> Session (its buffers) ──> logits, top-k, activations
 //! image    JPEG, PNG, WebP, BMP, GIF ──> uint8 (N, H, W, 3) ──────────┘
 //! input    files, folders, globs, lists, packs, decoded ahead in order

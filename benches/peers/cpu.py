@@ -48,11 +48,12 @@ def install(folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     words = lambda text: text.split(",")
+    numbers = lambda text: list(map(int, words(text)))
     parser.add_argument("--alexnet", required=True, help="the program")
     parser.add_argument("-o", "--output", required=True, help="the record")
     parser.add_argument("--model", default="torchvision")
     parser.add_argument("--runtimes", type=words, default=list(RUNTIMES))
-    parser.add_argument("-b", "--batch-sizes", type=words, default=["1", "8", "32"])
+    parser.add_argument("-b", "--batch-sizes", type=numbers, default=[1, 8, 32])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--starts", type=int, default=5, help="processes of which the first prediction is timed")
@@ -87,7 +88,7 @@ def compare(args):
         converter = Path(sys.prefix) / "bin/mnnconvert"
         tasks.run([converter, "-f", "ONNX", "--modelFile", task.folder / "network.onnx", "--MNNModel", task.folder / "network.mnn",
                    "--bizCode", "alexnet"])  # fmt: skip
-    peaks = cpu_turns.memory(args, cpu_summary.BATCH) if str(cpu_summary.BATCH) in args.batch_sizes else {}
+    peaks = cpu_turns.memory(args, cpu_summary.BATCH) if cpu_summary.BATCH in args.batch_sizes else {}
     with contextlib.ExitStack() as ends:
         peers = [ends.enter_context(cpu_turns.Peer(name, args)) for name in args.runtimes]
         record = interleaved(args, task, peers, peaks)
@@ -112,10 +113,11 @@ def interleaved(args, task, peers, peaks):
     ]
     record = records.Record(args.output, machine, task.subject(args.threads), 0.5, args.duration * args.rounds, 3 * args.rounds, notes)
     one_thread = ("alexnet", cpu_summary.ONE_THREAD)
-    for size in map(int, args.batch_sizes):
+    for size in args.batch_sizes:
         for peer in peers:
             peer.run(size, 0.1)  # agrees and is warm, or ends the run
-        turns = {("alexnet", None): cpu_turns.Own(args, args.threads)}
+        own = cpu_turns.Own(args, args.threads)
+        turns = {("alexnet", None): own}
         if size == cpu_summary.BATCH and args.threads > 1:
             turns[one_thread] = cpu_turns.Own(args, 1)
         turns.update({RUNTIMES[peer.name]: peer for peer in peers})
@@ -123,6 +125,9 @@ def interleaved(args, task, peers, peaks):
         for _ in range(args.rounds):
             for program, turn in turns.items():
                 seconds[program] += turn.run(size, args.duration)[0]
+        if record.fields["machine"]["commit"] not in (None, own.commit):
+            raise SystemExit(f"{args.alexnet} was built anew while it was measured: begin again")
+        record.fields["machine"]["commit"] = own.commit
         fresh = {RUNTIMES.get(name, (name, None)): peak for name, peak in peaks.items()}
         for program, times in seconds.items():
             result = records.result(*program, "compute", "float32", size, times)

@@ -16,7 +16,7 @@ class Peer:
     """A worker process, stopped unless it is asked, and gone with the block that it is the context of."""
 
     def __init__(self, name, args):
-        command = [sys.executable, HERE / "cpu_worker.py", name, args.alexnet, args.model, args.folder, str(args.threads)]
+        command = [sys.executable, HERE / "cpu_worker.py", name, args.model, args.folder, str(args.threads)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
         self.name = name
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
@@ -57,6 +57,7 @@ class Own:
 
     def __init__(self, args, threads):
         self.args, self.threads = args, threads
+        self.commit = None  # of the program, known once it has run
 
     def run(self, size, seconds):
         """As a peer's."""
@@ -64,7 +65,8 @@ class Own:
         weights = Path(args.folder) / args.model / "weights.safetensors"
         command = [args.alexnet, "bench", "--model", args.model, "--checkpoint", weights, "--device", "cpu", "-j", self.threads,
                    "-b", size, "--duration", seconds, "--json", "--step-times"]  # fmt: skip
-        result = json.loads(tasks.run(command))["results"][0]
+        record = json.loads(tasks.run(command))
+        self.commit, result = record["machine"]["commit"], record["results"][0]
         return [time / 1e3 for time in result["step_times_ms"]], result["peak_resident_bytes"]
 
 

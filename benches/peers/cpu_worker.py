@@ -126,14 +126,15 @@ def peak_resident_bytes():
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")), None)
 
 
-def main(name, alexnet, variant, folder, threads):
+def main(name, variant, folder, threads):
     # Runtimes print to stdout what they like: answers have a channel of their own.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     # Others read weights from files of their own, and their memory is measured.
-    task = tasks.prepare(alexnet, variant, folder, with_weights=name.startswith("torch"))
+    task = tasks.read(variant, folder, with_weights=name.startswith("torch"))
     runtime, kind = RUNTIMES[name]
     prepare, version = runtime(task, threads, kind)
+    task.weights.clear()  # the runtime has its own
     answer = lambda value: print(json.dumps(value), file=answers, flush=True)
     answer({"version": version})
     prepared = {}
@@ -161,4 +162,4 @@ def main(name, alexnet, variant, folder, threads):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5], int(sys.argv[5]))
+    main(*sys.argv[1:4], int(sys.argv[4]))

@@ -1,7 +1,7 @@
 """What every peer computes: the same network with the same weights on the same pictures, and whether it did.
 
 The weights are `alexnet convert seed:0`'s, the pictures follow a rule of seed and index, and the logits to agree with are
-`alexnet predict`'s own. Everything lies in a folder, made once.
+`alexnet predict`'s own. Everything lies in a folder, made anew for every run.
 """
 
 import json
@@ -183,21 +183,24 @@ def run(command):
     return done.stdout
 
 
-def prepare(alexnet, variant, folder, with_weights=True):
-    """The task in `folder`, made by the program `alexnet` where it is not there yet; without its weights where they are not asked
-    for."""
+def prepare(alexnet, variant, folder):
+    """The task in `folder`, made by the program `alexnet`."""
     folder = Path(folder) / variant
     folder.mkdir(parents=True, exist_ok=True)
+    weights, pack = folder / "weights.safetensors", folder / "pictures.npy"
+    run([alexnet, "convert", "seed:0", "--model", variant, "-o", weights])
+    np.save(pack, pictures(input_size(variant)))
+    # On the CPU, in float32, all classes: order by class, not by score.
+    rows = run([alexnet, "predict", pack, "--model", variant, "--checkpoint", weights, "--device", "cpu",
+                "--output-type", "logit", "--topk", "100000", "--results-format", "jsonl"])  # fmt: skip
+    np.save(folder / "logits.npy", np.array([by_class(json.loads(row)) for row in rows.splitlines()], np.float32))
+    return read(variant, folder.parent)
+
+
+def read(variant, folder, with_weights=True):
+    """What [`prepare`] made in `folder`; without its weights where they are not asked for."""
+    folder = Path(folder) / variant
     weights, pack, expected = folder / "weights.safetensors", folder / "pictures.npy", folder / "logits.npy"
-    if not weights.exists():
-        run([alexnet, "convert", "seed:0", "--model", variant, "-o", weights])
-    if not pack.exists():
-        np.save(pack, pictures(input_size(variant)))
-    if not expected.exists():
-        # On the CPU, in float32, all classes: order by class, not by score.
-        rows = run([alexnet, "predict", pack, "--model", variant, "--checkpoint", weights, "--device", "cpu",
-                    "--output-type", "logit", "--topk", "100000", "--results-format", "jsonl"])  # fmt: skip
-        np.save(expected, np.array([by_class(json.loads(row)) for row in rows.splitlines()], np.float32))
     by_number = {}
     if with_weights:
         tensors = read_safetensors(weights)

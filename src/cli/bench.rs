@@ -86,23 +86,14 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let peers = peers::read(&args.peers)?;
     let files = Files::new(&args.inputs)?;
     let model_args = args.model.or_seeded();
-    let mut bench: Option<Bench> = None;
-    // One model at a time: two may not fit the device.
-    for &precision in &args.precision {
-        let model = model_args.load(&args.device, precision, None)?;
-        let bench = bench.get_or_insert_with(|| args.describe(&model_args, &model));
-        bench.results.extend(measure(&model, precision, args, &files)?);
-        if !model.given_up().is_empty() {
-            // It tells which devices measured to the end.
-            bench.machine.device = model.device();
-            bench.notes.extend(model.given_up());
-        }
-    }
-    let mut bench = bench.expect("clap has a precision at least");
-    if let Some(processes) = args.cold_start {
-        let precision = args.precision[0];
-        bench.cold_start = Some(cold_start::measure(args, &model_args, precision, processes)?);
-    }
+    let mut bench = None;
+    let measured = measure_all(args, &model_args, &files, &mut bench);
+    let mut bench = match (bench, &measured) {
+        (Some(bench), _) if !bench.results.is_empty() => bench,
+        _ => return measured.map(|()| unreachable!("clap has a precision and a batch size at least")),
+    };
+    // What was measured until then is good.
+    bench.notes.extend(measured.as_ref().err().map(|error| format!("ended early: {error}")));
     for warning in warnings(&bench, &peers) {
         note(&warning);
         bench.notes.push(warning);
@@ -121,16 +112,42 @@ pub fn run(args: &Args) -> Result<Outcome> {
         || records.iter().filter_map(|record| if let Record::Bench(bench) = record { Some(bench) } else { None });
     let percentiles = &args.measuring.percentile;
     args.outputs.write(&records, || table::table(benches(), percentiles), || csv::csv(benches(), percentiles))?;
+    measured?;
     Ok(if any_failed { Outcome::SomeFailed } else { Outcome::Done })
 }
 
-/// Every mode at every batch size.
-fn measure(model: &Model, precision: Precision, args: &Args, files: &Files) -> Result<Vec<BenchResult>> {
+/// Everything, into `bench`, which an error leaves with what there is until then.
+fn measure_all(args: &Args, model_args: &ModelArgs, files: &Files, bench: &mut Option<Bench>) -> Result<()> {
+    // One model at a time: two may not fit the device.
+    for &precision in &args.precision {
+        let model = model_args.load(&args.device, precision, None)?;
+        let bench = bench.get_or_insert_with(|| args.describe(model_args, &model));
+        let measured = measure(&model, precision, args, files, &mut bench.results);
+        if !model.given_up().is_empty() {
+            // It tells which devices measured to the end.
+            bench.machine.device = model.device();
+            bench.notes.extend(model.given_up());
+        }
+        measured?;
+    }
+    if let (Some(processes), Some(bench)) = (args.cold_start, bench) {
+        bench.cold_start = Some(cold_start::measure(args, model_args, args.precision[0], processes)?);
+    }
+    Ok(())
+}
+
+/// Every mode at every batch size, after the `results` that there are.
+fn measure(
+    model: &Model,
+    precision: Precision,
+    args: &Args,
+    files: &Files,
+    results: &mut Vec<BenchResult>,
+) -> Result<()> {
     // Where nothing overlaps, the three are the same.
     let overlaps = model.pipeline(1, 1, Score::Prob)?.depth() > 1;
     let modes = if overlaps { &[Mode::Latency, Mode::Compute, Mode::Copied][..] } else { &[Mode::Compute] };
     let mut told = 0;
-    let mut results = vec![];
     for &batch_size in &args.batch_size {
         let batch_size = batch_size as usize;
         for &mode in modes {
@@ -149,7 +166,7 @@ fn measure(model: &Model, precision: Precision, args: &Args, files: &Files) -> R
         }
         told = model.given_up().len(); // which its runner has said
     }
-    Ok(results)
+    Ok(())
 }
 
 impl Args {
@@ -184,6 +201,12 @@ fn warnings(bench: &Bench, peers: &[peers::Peer]) -> Vec<String> {
     let mut warnings = vec![];
     for result in &bench.results {
         let what = format!("{}, {}, batch {}", result.precision, result.mode.name(), result.batch_size);
+        let (room, given) = (result.steps * result.batch_size, result.images + result.failed);
+        if given < room {
+            warnings.push(format!(
+                "{what}: batches had room for {room} pictures, {given} came; give more, or a smaller batch"
+            ));
+        }
         let cv = result.latency_ms.cv;
         if cv > STEADY_CV {
             warnings.push(format!("{what}: unsteady, the deviation is {:.1} % of the mean", 100.0 * cv));

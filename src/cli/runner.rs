@@ -63,6 +63,11 @@ impl<'a> Runner<'a> {
         Ok(runner)
     }
 
+    /// Pictures of a batch, fewer than were asked for where they did not fit.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
     /// From now on, between runs, batches are timed as [`Pipeline::time`] says.
     ///
     /// # Errors

@@ -82,7 +82,7 @@ pub struct RgbImage {
 /// [`Error::Input`] for anything but a whole picture within the limits (see the [module](self)). The message does not
 /// name the file.
 pub fn decode(bytes: &[u8], options: DecodeOptions) -> Result<RgbImage> {
-    // The one place where a decoder's unwinding ends; it needs `panic = "unwind"`. libjpeg's errors arrive here too, as
+    // No decoder unwinds further; this needs `panic = "unwind"`. libjpeg's errors arrive here too, as
     // an `Error`.
     panic::catch_unwind(|| decode_unguarded(bytes, options)).unwrap_or_else(|payload| {
         Err(payload.downcast::<Error>().map_or_else(

@@ -313,12 +313,12 @@ fn read_rows(pack: &Pack, rows: Range<u64>, pixels: &mut [u8]) -> Vec<Row> {
     rows.zip(pixels.chunks_exact_mut(row_bytes)).map(read).collect()
 }
 
-/// A decoder's panic costs its picture, not the run.
+/// A panic of what comes after a decoder, whose own end in [`decode`](crate::image::decode), costs its picture, not the run.
 fn without_panic(decode: impl FnOnce() -> Result<()>) -> Result<()> {
     // Unwind safe: nobody looks at the pixels of a row that failed.
     catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|panic| {
         let message = panic_message(&*panic);
-        Err(Error::Input(format!("the decoder panicked, please report it: {message}")))
+        Err(Error::Input(format!("a panic in its preparation, please report it: {message}")))
     })
 }
 

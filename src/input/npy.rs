@@ -1,6 +1,6 @@
 //! Packs: decoded pictures as one NumPy file, uint8, C order, shape (N, height, width, 3).
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use npyz::{NpyHeader, Order};
 
-use crate::file::PartialFile;
+use crate::file::{self, PartialFile};
 use crate::{Error, Result};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
@@ -45,12 +45,8 @@ impl Pack {
     pub fn open(path: &Path) -> Result<Pack> {
         let name = path.display();
         let unreadable = |e: io::Error| Error::Usage(format!("cannot read {name}: {e}"));
-        // Asked before opening: opening a FIFO waits for a writer.
-        if !fs::metadata(path).map_err(unreadable)?.is_file() {
-            return Err(Error::Usage(format!("{name} is not a regular file")));
-        }
-        let file = File::open(path).map_err(unreadable)?;
-        let length = file.metadata().map_err(unreadable)?.len();
+        let opened = file::open_regular(path, u64::MAX);
+        let (file, length) = opened.map_err(|reason| Error::Usage(format!("{name}: {reason}")))?;
         let header_bytes = read_header(&file, length)
             .map_err(unreadable)?
             .map_err(|problem| Error::Usage(format!("{name} is not a picture pack: {problem}")))?;

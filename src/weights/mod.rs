@@ -61,7 +61,8 @@ type Parsed<T> = std::result::Result<T, Vec<String>>;
 impl Checkpoint {
     /// Opens a checkpoint, whatever its layout and its name's extension.
     ///
-    /// Values are read from the file as they are asked for; a file from before PyTorch 1.6 is read at once.
+    /// Values are read from the file as they are asked for, once more where a `.pth` has checksums, which are looked at here. A file
+    /// from before PyTorch 1.6 is read at once, and so are tensors that are not contiguous.
     ///
     /// # Errors
     ///

@@ -17,8 +17,8 @@ use super::{Checkpoint, DType, Parsed, Tensor, labels, quoted};
 use crate::file::PartialFile;
 use crate::{Error, Result};
 
-/// Bytes of JSON accepted: a thousand tensors take a tenth of it.
-const MAX_HEADER: u64 = 1 << 20;
+/// Bytes of JSON accepted: a thousand tensors and the names of twenty thousand classes take half of it.
+const MAX_HEADER: u64 = 4 << 20;
 
 const VARIANT: &str = "alexnet.variant";
 const LABELS: &str = "alexnet.labels";
@@ -184,6 +184,12 @@ pub(super) fn write(checkpoint: &Checkpoint, out: &mut PartialFile) -> Result<()
     }
     let mut header = serde_json::Value::from(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
+
+    if header.len() as u64 > MAX_HEADER {
+        let problem =
+            format!("its header would be {} bytes, of which {MAX_HEADER} are read; shorten the labels", header.len());
+        return Err(Error::weights(out.path(), problem));
+    }
 
     let mut write = |bytes: &[u8]| out.write_all(bytes).map_err(|e| Error::output(out.path())(e));
     write(&(header.len() as u64).to_le_bytes())?;

@@ -36,7 +36,8 @@ impl DType {
 }
 
 /// A dense tensor: shape as PyTorch has it (OIHW for convolutions; out, in for linear layers; n for biases) and its
-/// elements, row-major and little-endian. Those of a file are read when they are asked for, and not kept.
+/// elements, row-major and little-endian. Those of a file are read when they are asked for, and not kept, unless they were
+/// scattered there.
 #[derive(Clone)]
 pub struct Tensor {
     /// Element type.

@@ -1,6 +1,7 @@
 //! What `torch.save` writes: a zip of a pickle and one entry per storage (PyTorch 1.6 and later), or a stream of
 //! pickles with the storages behind them (before 1.6).
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -217,14 +218,19 @@ fn tensors<'a>(
     if !problems.is_empty() {
         return Err(problems);
     }
+    // Each once, too, of those that are gathered from.
+    let mut gathered = HashMap::new();
     let tensor = |((name, view, dtype), len): ((String, &View, DType), usize)| {
         let storage = storages[&view.storage].clone();
         let tensor = if len == 0 || view.is_contiguous() {
             let start = storage.start + view.offset * dtype.size();
             Tensor::within(source, start..start + len, dtype, view.shape.clone())
         } else {
-            let storage = source.bytes(storage).map_err(|e| vec![unreadable(e)])?;
-            Tensor::new(dtype, view.shape.clone(), gather(view, &storage, dtype.size(), len))
+            let storage = match gathered.entry(view.storage) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(source.bytes(storage).map_err(|e| vec![unreadable(e)])?),
+            };
+            Tensor::new(dtype, view.shape.clone(), gather(view, storage, dtype.size(), len))
         };
         Ok((name, tensor))
     };

@@ -17,6 +17,19 @@ fn report(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
+/// What cannot be measured ends a run, which keeps what it has.
+#[test]
+fn what_was_measured_is_kept() {
+    let ended = alexnet(short(&["--device", "cpu", "--precision", "float32,tf32", "-b", "1,2", "--json"]));
+    let record = report(&ended.stdout);
+    ended.refuse(2, &["not in tf32"]);
+    let results = record["results"].as_array().unwrap();
+    let sizes: Vec<_> = results.iter().map(|result| (&result["precision"], &result["batch_size"])).collect();
+    assert_eq!(sizes, [(&json!("float32"), &json!(1)), (&json!("float32"), &json!(2))]);
+    let notes = record["notes"].as_array().unwrap();
+    assert!(notes.iter().any(|note| note.as_str().unwrap().starts_with("ended early: ")), "{notes:?}");
+}
+
 #[test]
 fn bench_reports_compute_decoding_and_end_to_end() {
     let arguments = ["samples/shapes", "-b", "1,8", "--json", "-j", "1", "--percentile", "50,99.9", "--step-times"];

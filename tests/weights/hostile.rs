@@ -9,8 +9,26 @@ use alexnet::weights::{Checkpoint, Tensor};
 use super::builder::{self, Entry, Param, checkpoint_entries, dense, dict, int, legacy, state_dict, text, tuple, zip};
 use crate::testdata;
 
+/// From memory, and the same from a file.
 pub fn from_bytes(bytes: &[u8]) -> Result<Checkpoint, Error> {
-    Checkpoint::from_bytes(Path::new("hostile"), bytes)
+    let found = Checkpoint::from_bytes(Path::new("hostile"), bytes);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hostile");
+    std::fs::write(&path, bytes).unwrap();
+    let problems = |found: &Result<Checkpoint, Error>| match found {
+        Err(Error::Weights { problems, .. }) => Some(problems.clone()),
+        _ => None,
+    };
+    let opened = Checkpoint::open(&path);
+    assert_eq!(problems(&opened), problems(&found), "from a file, and from memory");
+    if let (Ok(opened), Ok(found)) = (&opened, &found) {
+        assert!(opened.tensors.keys().eq(found.tensors.keys()), "from a file, and from memory");
+        for (name, tensor) in &found.tensors {
+            assert_eq!(opened.tensors[name].bytes().unwrap(), tensor.bytes().unwrap(), "{name} from a file");
+        }
+    }
+    assert_eq!(opened.is_ok(), found.is_ok(), "from a file, and from memory");
+    found
 }
 
 /// The problems of a file that must be refused.
@@ -96,6 +114,19 @@ fn views_are_gathered() {
     assert_eq!(view(5, &[2, 1, 2], &[0, i64::MAX, 0]), [6.0; 4]);
     assert_eq!(view(4, &[1, 2], &[i64::MAX, 1]), [5.0, 6.0]);
     assert_eq!(view(3, &[], &[]), [4.0]);
+    // Several of one storage.
+    let param = |name, shape: &[i64], stride: &[i64]| Param {
+        shape: shape.into(),
+        stride: stride.into(),
+        len: 6,
+        ..dense(name, "0", &[])
+    };
+    let params = [param("a", &[3, 2], &[1, 3]), param("b", &[6], &[1]), param("c", &[2, 3], &[1, 2])];
+    let checkpoint = from_bytes(&zip_of(&state_dict(&params))).unwrap();
+    let values = |name: &str| checkpoint.tensors[name].to_f32().unwrap();
+    assert_eq!(values("a"), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+    assert_eq!(values("b"), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    assert_eq!(values("c"), [1.0, 3.0, 5.0, 2.0, 4.0, 6.0]);
 }
 
 #[test]
@@ -167,18 +198,38 @@ fn safetensors_headers() {
     assert!(problems[1].contains("num_batches_tracked") && problems[1].contains("I64"), "{problems:?}");
 }
 
+/// What is written can be read: names of as many classes as the largest ImageNet has, and no header that is refused later.
+#[test]
+fn labels_fit_the_header() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("labels.safetensors");
+    let save = |labels: Vec<String>| {
+        let tensors = [("a".to_owned(), Tensor::from_f32(vec![1], &[1.0]))].into();
+        let labels = Some(labels);
+        Checkpoint { path: path.clone(), tensors, variant: None, labels, metadata: Default::default() }
+            .save_safetensors(&path)
+    };
+    let labels: Vec<String> = (0..21_841).map(|index| format!("{index:045}, \"quoted\"")).collect();
+    save(labels.clone()).unwrap();
+    assert_eq!(Checkpoint::open(&path).unwrap().labels, Some(labels));
+    std::fs::remove_file(&path).unwrap();
+    let error = save(vec!["x".repeat(5 << 20)]).unwrap_err();
+    assert!(error.to_string().contains("shorten the labels"), "{error}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
 #[test]
 fn safetensors_header_cap() {
-    // Exactly 1 MiB passes, one more byte does not, whether or not the bytes are there.
+    // Exactly 4 MiB pass, one more byte does not, whether or not the bytes are there.
     let header = |len: usize| {
         let mut header = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#.to_owned();
         header.extend(std::iter::repeat_n(' ', len - header.len()));
         safetensors(&header, &[0; 4])
     };
-    assert!(from_bytes(&header(1 << 20)).is_ok());
-    refused(&header((1 << 20) + 1), "at most 1048576");
-    for len in [(1 << 20) + 1, 100_000_000, u64::MAX, 1 << 63] {
-        refused(&[&len.to_le_bytes()[..], b"{\"a\":{}}"].concat(), "at most 1048576");
+    assert!(from_bytes(&header(4 << 20)).is_ok());
+    refused(&header((4 << 20) + 1), "at most 4194304");
+    for len in [(4 << 20) + 1, 100_000_000, u64::MAX, 1 << 63] {
+        refused(&[&len.to_le_bytes()[..], b"{\"a\":{}}"].concat(), "at most 4194304");
     }
     refused(&[&1000u64.to_le_bytes()[..], b"{\"a\":{}}"].concat(), "cut off");
 }

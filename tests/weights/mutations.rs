@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 use std::panic::catch_unwind;
+use std::path::Path;
 
 use alexnet::Error;
-use alexnet::weights::{DType, Tensor};
+use alexnet::weights::{Checkpoint, DType, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -52,7 +53,12 @@ fn mutations(bases: &[Vec<u8>], count: u64) {
                 break;
             }
         }
-        let result = catch_unwind(|| from_bytes(&file));
+        // Writing a file takes longer than reading it: some do.
+        let read = |file: &[u8]| match seed % 50 {
+            0 => from_bytes(file),
+            _ => Checkpoint::from_bytes(Path::new("hostile"), file),
+        };
+        let result = catch_unwind(|| read(&file));
         let Ok(result) = result else { panic!("seed {seed}, changes{changes}: panicked") };
         match result {
             Ok(checkpoint) => {

@@ -69,6 +69,11 @@ pub fn measure(model: &Model, batch_size: usize, args: &Args, files: &Files) -> 
             steps.elapsed += elapsed;
         }
     }
+    if passes.runner.batch() < batch_size {
+        let reason =
+            format!("{batch_size} pictures from files do not fit its memory; say -b {}", passes.runner.batch());
+        return Err(Error::DeviceMemory(reason));
+    }
     passes.runner.time()?;
     // The first batches make their graphs anew.
     passes.run(Mode::EndToEnd, |batches| batches >= 8)?;
