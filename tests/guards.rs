@@ -221,8 +221,9 @@ fn close(on: Target, what: &str, found: &[f32], expected: &[f32], n: usize) {
 }
 
 macro_rules! operands_are_read_and_written_within_bounds {
-    ($($test:ident: $target:ident;)+) => {$(
+    ($($(#[$attribute:meta])? $test:ident: $target:ident;)+) => {$(
         #[test]
+        $(#[$attribute])?
         fn $test() {
             check_operands($target);
         }
@@ -231,8 +232,10 @@ macro_rules! operands_are_read_and_written_within_bounds {
 
 operands_are_read_and_written_within_bounds! {
     operands_f32: CUDA;
+    #[ignore = "ten seconds, run by .ci/run"]
     operands_tf32: CUDA_TF32;
     operands_f16: CUDA_F16;
+    #[ignore = "ten seconds, run by .ci/run"]
     operands_bf16: CUDA_BF16;
 }
 

@@ -2,16 +2,15 @@
 
 use std::fmt::Write;
 use std::panic::catch_unwind;
-use std::path::Path;
 
 use alexnet::Error;
-use alexnet::weights::{Checkpoint, DType, Tensor};
+use alexnet::weights::{DType, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::builder::zip;
-use super::hostile::{from_bytes, small_entries, small_legacy, small_safetensors};
+use super::hostile::{small_entries, small_legacy, small_safetensors, sometimes_from_a_file};
 use crate::testdata;
 
 /// Random changes to good files. What is still accepted must be small; nothing may panic.
@@ -53,12 +52,7 @@ fn mutations(bases: &[Vec<u8>], count: u64) {
                 break;
             }
         }
-        // Writing a file takes longer than reading it: some do.
-        let read = |file: &[u8]| match seed % 50 {
-            0 => from_bytes(file),
-            _ => Checkpoint::from_bytes(Path::new("hostile"), file),
-        };
-        let result = catch_unwind(|| read(&file));
+        let result = catch_unwind(|| sometimes_from_a_file(seed, &file));
         let Ok(result) = result else { panic!("seed {seed}, changes{changes}: panicked") };
         match result {
             Ok(checkpoint) => {
