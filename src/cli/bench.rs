@@ -88,9 +88,8 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let model_args = args.model.or_seeded();
     let mut bench = None;
     let measured = measure_all(args, &model_args, &files, &mut bench);
-    let mut bench = match (bench, &measured) {
-        (Some(bench), _) if !bench.results.is_empty() => bench,
-        _ => return measured.map(|()| unreachable!("clap has a precision and a batch size at least")),
+    let Some(mut bench) = bench.filter(|bench| !bench.results.is_empty()) else {
+        return measured.map(|()| unreachable!("clap has a precision and a batch size at least"));
     };
     // What was measured until then is good.
     bench.notes.extend(measured.as_ref().err().map(|error| format!("ended early: {error}")));

@@ -96,7 +96,6 @@ impl Crew {
             if turn % 2 == 1 && turn != seen {
                 (seen, looks) = (turn, 0);
                 self.helping.fetch_add(1, Ordering::SeqCst);
-                let _helping = Helping(self);
                 // The leader may have ended the turn before it could know of this thread.
                 if self.turn.load(Ordering::SeqCst) == turn {
                     // SAFETY: the turn is on, and the leader waits for this thread from before it looked.
@@ -106,6 +105,7 @@ impl Crew {
                         *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
                     }
                 }
+                self.helping.fetch_sub(1, Ordering::SeqCst);
             } else {
                 pause(&mut looks);
             }
@@ -138,15 +138,6 @@ impl Drop for Turn<'_> {
             pause(&mut looks);
         }
         self.0.led.store(false, Ordering::SeqCst);
-    }
-}
-
-/// A helper at a part, until it is done.
-struct Helping<'a>(&'a Crew);
-
-impl Drop for Helping<'_> {
-    fn drop(&mut self) {
-        self.0.helping.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

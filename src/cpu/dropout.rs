@@ -1,6 +1,6 @@
 //! Inverted dropout with the mask of `kernels/dropout.cu`: a pure function of seed, layer and element index.
 
-use super::team::{Parts, Team};
+use super::team::Team;
 use crate::plan::dropout_mask;
 
 /// Words a Philox call gives, one an element.
@@ -16,13 +16,8 @@ const CHUNK: usize = 1 << 14;
 pub fn forward(p: f32, layer: u32, seed: u64, team: &Team<'_>, input: &[f32], output: &mut [f32]) {
     assert_eq!(input.len(), output.len());
     let (threshold, scale) = dropout_mask(p);
-    let len = output.len();
-    let parts = &Parts::of(output);
-    team.for_each(len.div_ceil(CHUNK), |task| {
-        let range = task * CHUNK..len.min((task + 1) * CHUNK);
-        // SAFETY: the range is within the output, and this task's alone.
-        let output = unsafe { std::slice::from_raw_parts_mut(parts.start().add(range.start), range.len()) };
-        let input = &input[range];
+    team.for_each_chunk(output, CHUNK, |task, output| {
+        let input = &input[task * CHUNK..][..output.len()];
         for (call, (output, input)) in output.chunks_mut(WORDS).zip(input.chunks(WORDS)).enumerate() {
             let words = philox((task * CHUNK / WORDS + call) as u64, layer, seed);
             for ((output, input), word) in output.iter_mut().zip(input).zip(words) {

@@ -98,18 +98,13 @@ fn multiply<B: Packed>(
     assert_eq!(source.len(), images * inputs, "the input of {images} images");
     assert_eq!(inputs.next_multiple_of(LANES), panels.terms(), "{inputs} inputs");
     team.scratch.with(images * panels.terms(), |blocked| {
-        let blocks = Parts::of(blocked);
-        let (count, task_blocks) = (panels.terms() / LANES, BLOCKED.div_ceil(images * LANES));
-        team.for_each(count.div_ceil(task_blocks), |task| {
-            for block in task * task_blocks..count.min((task + 1) * task_blocks) {
-                // SAFETY: there are `count` blocks of `images` rows, and this one is this task's alone.
-                let rows = unsafe {
-                    let start = blocks.start().add(block * images * LANES);
-                    std::slice::from_raw_parts_mut(start.cast::<[f32; LANES]>(), images)
-                };
-                for (row, source) in rows.iter_mut().zip(source.chunks_exact(inputs)) {
-                    let run = (inputs - block * LANES).min(LANES);
-                    row[..run].copy_from_slice(&source[block * LANES..][..run]);
+        let (block_len, task_blocks) = (images * LANES, BLOCKED.div_ceil(images * LANES));
+        team.for_each_chunk(blocked, task_blocks * block_len, |task, blocks| {
+            for (index, rows) in blocks.chunks_exact_mut(block_len).enumerate() {
+                let first = (task * task_blocks + index) * LANES;
+                for (row, source) in rows.chunks_exact_mut(LANES).zip(source.chunks_exact(inputs)) {
+                    let run = (inputs - first).min(LANES);
+                    row[..run].copy_from_slice(&source[first..][..run]);
                     row[run..].fill(0.0);
                 }
             }

@@ -1,6 +1,6 @@
 //! Local response normalisation across the channels of each pixel.
 
-use super::team::{Parts, Team};
+use super::team::Team;
 use super::vector::{Kernel, LANES, Vector};
 use crate::net::Lrn;
 use crate::plan::{LRN_BETA, Step};
@@ -21,14 +21,13 @@ pub fn forward(lrn: &Lrn, step: &Step, team: &Team<'_>, input: &[f32], output: &
     let pixels = output.len() / to;
     assert!(input.len() == pixels * from && output.len() == pixels * to && first + to <= from, "{pixels} pixels");
     let reach = lrn.size / 2;
-    let output = &Parts::of(output);
-    team.for_each(pixels.div_ceil(CHUNK), |task| {
+    team.for_each_chunk(output, CHUNK * to, |task, output| {
         // Squares, with zeros for the channels that are not there, and for the last vector's.
         team.scratch.with(2 * reach + from + 2 * LANES, |squares| {
             squares.fill(0.0);
-            for pixel in task * CHUNK..pixels.min((task + 1) * CHUNK) {
-                // SAFETY: both have this pixel, and the output's is this task's; channels end where the input's do; the squares
-                // are as long as the kernel takes them.
+            for (pixel, output) in (task * CHUNK..).zip(output.chunks_exact_mut(to)) {
+                // SAFETY: both have this pixel; channels end where the input's do; the squares are as long as the kernel takes
+                // them.
                 unsafe {
                     team.isa.run(Normalise {
                         input: input.as_ptr().add(pixel * from),
@@ -38,7 +37,7 @@ pub fn forward(lrn: &Lrn, step: &Step, team: &Team<'_>, input: &[f32], output: &
                         scale: (lrn.alpha / lrn.size as f64) as f32,
                         k: lrn.k as f32,
                         first,
-                        output: output.start().add(pixel * to),
+                        output: output.as_mut_ptr(),
                         count: to,
                     });
                 }

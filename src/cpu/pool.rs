@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::team::{Parts, Team};
+use super::team::Team;
 use super::vector::{Kernel, LANES, Vector};
 use crate::net::{Pool, Shape};
 
@@ -47,9 +47,7 @@ fn run(
 ) {
     let images = target.len() / output.len();
     assert!(source.len() == images * input.len() && target.len() == images * output.len(), "{images} images");
-    let row_len = output.w * output.c;
-    let parts = &Parts::of(target);
-    team.for_each(images * output.h, |row| {
+    team.for_each_chunk(target, output.w * output.c, |row, target| {
         let (image, p) = (row / output.h, row % output.h);
         let rows = rows(p);
         assert!(rows.end <= input.h);
@@ -57,7 +55,7 @@ fn run(
             let columns = columns(q);
             assert!(columns.end <= input.w);
             let first = ((image * input.h + rows.start) * input.w + columns.start) * input.c;
-            // SAFETY: the window's rows and columns are the image's, as asserted, and the target's pixel is this task's alone.
+            // SAFETY: the window's rows and columns are the image's, as asserted, and the target is a row of pixels.
             unsafe {
                 team.isa.run(Window {
                     source: source.as_ptr().add(first),
@@ -65,7 +63,7 @@ fn run(
                     row_pitch: input.w * input.c,
                     columns: columns.len(),
                     channels: input.c,
-                    target: parts.start().add(row * row_len + q * output.c),
+                    target: target.as_mut_ptr().add(q * output.c),
                     reduction,
                 });
             }

@@ -1,6 +1,6 @@
 //! uint8 RGB pixels (N, H, W, 3) to the f32 network input of the same shape.
 
-use super::team::{Parts, Team};
+use super::team::Team;
 use crate::net::Preprocess;
 
 /// Pixels a task: large enough to hide the cost of a task, small enough to split one image.
@@ -28,14 +28,10 @@ impl Table {
     /// If the lengths differ.
     pub fn forward(&self, team: &Team<'_>, pixels: &[u8], output: &mut [f32]) {
         assert_eq!(pixels.len(), output.len());
-        let len = output.len();
-        let parts = &Parts::of(output);
-        team.for_each(len.div_ceil(3 * CHUNK), |task| {
-            let range = task * 3 * CHUNK..len.min((task + 1) * 3 * CHUNK);
-            // SAFETY: the range is within the output, and this task's alone.
-            let output = unsafe { std::slice::from_raw_parts_mut(parts.start().add(range.start), range.len()) };
+        team.for_each_chunk(output, 3 * CHUNK, |task, output| {
+            let pixels = &pixels[task * 3 * CHUNK..][..output.len()];
             let [red, green, blue] = &self.values;
-            for (output, &[r, g, b]) in output.as_chunks_mut().0.iter_mut().zip(pixels[range].as_chunks().0) {
+            for (output, &[r, g, b]) in output.as_chunks_mut().0.iter_mut().zip(pixels.as_chunks().0) {
                 let pixel = [red[usize::from(r)], green[usize::from(g)], blue[usize::from(b)]];
                 *output = if self.reversed { [pixel[2], pixel[1], pixel[0]] } else { pixel };
             }

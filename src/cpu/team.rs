@@ -70,6 +70,16 @@ impl Team<'_> {
             self.crew.for_each(tasks, &task);
         }
     }
+
+    /// As [`for_each`](Self::for_each), with a task for each `len` elements of `values`, the last of which may be fewer.
+    pub fn for_each_chunk<T: Send>(&self, values: &mut [T], len: usize, task: impl Fn(usize, &mut [T]) + Sync) {
+        let (all, parts) = (values.len(), &Parts::of(values));
+        self.for_each(all.div_ceil(len), |number| {
+            let start = number * len;
+            // SAFETY: chunks are within the values and do not overlap, and each has one task.
+            task(number, unsafe { std::slice::from_raw_parts_mut(parts.start().add(start), len.min(all - start)) });
+        });
+    }
 }
 
 /// Memory of which tasks write parts that do not overlap.

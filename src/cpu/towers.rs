@@ -153,7 +153,6 @@ struct Tower {
     joined: Vec<f32>,
     /// (N, H, W, channels that the other takes), on its way. The towers swap theirs wherever they meet.
     letter: Vec<f32>,
-    letter_len: usize,
     scratch: Scratch,
 }
 
@@ -161,12 +160,10 @@ impl Tower {
     fn new(index: usize, shared: Arc<Shared>, plans: Arc<[Plan; 2]>) -> Result<Self> {
         let plan = &plans[index];
         let joined = plan.steps.iter().filter(|step| step.is_joined()).map(Step::room).max();
-        let letter = plans.iter().flat_map(|plan| &plan.steps).map(Step::given_values).max();
-        let (joined, letter) = (joined.unwrap_or(0) * plan.batch, letter.unwrap_or(0) * plan.batch);
+        let joined = joined.unwrap_or(0) * plan.batch;
         let buffers = plan.buffers.iter().map(|elements| zeroed(elements * plan.batch)).collect::<Result<_>>()?;
-        let (joined, letter) = (zeroed(joined)?, zeroed(letter)?);
-        let letter_len = letter.len();
-        Ok(Tower { index, shared, plans, buffers, joined, letter, letter_len, scratch: Scratch::default() })
+        let (joined, letter) = (zeroed(joined)?, zeroed(letter_len(&plans))?);
+        Ok(Tower { index, shared, plans, buffers, joined, letter, scratch: Scratch::default() })
     }
 
     fn group(&self) -> &Group {
@@ -182,9 +179,9 @@ impl Tower {
     /// # Errors
     /// As [`Group::run`].
     fn run(&mut self, images: usize, input: Input<'_>, link: Link, clock: &mut Clock) -> Result<()> {
-        let Tower { index, shared, plans, buffers, joined, letter, letter_len, scratch } = self;
+        let Tower { index, shared, plans, buffers, joined, letter, scratch } = self;
         let (group, plan, other) = (&shared.groups[*index], &plans[*index], &plans[1 - *index]);
-        letter.resize(*letter_len, 0.0); // one that was on its way when a run ended early is gone
+        letter.resize(letter_len(plans), 0.0); // one that was on its way when a run ended early is gone
         let mut meets = false;
         for (place, step) in plan.steps.iter().enumerate() {
             // Taken out of the list, so that source and target can be borrowed at once; a plan never has them equal.
@@ -224,6 +221,12 @@ impl Tower {
         let step = &self.plans[self.index].steps[step];
         &self.buffers[step.target][..images * step.output.len()]
     }
+}
+
+/// Values of the longest letter.
+fn letter_len(plans: &[Plan; 2]) -> usize {
+    let longest = plans.iter().flat_map(|plan| &plan.steps).map(Step::given_values).max();
+    longest.unwrap_or(0) * plans[0].batch
 }
 
 /// One tower's end of what the two swap letters over. Dropped, as by a panic, it ends the other's waiting.
